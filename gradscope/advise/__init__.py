@@ -1,0 +1,1 @@
+"""Stage 4: from findings to findings with fixes."""

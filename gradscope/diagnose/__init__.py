@@ -1,0 +1,1 @@
+"""Stage 3: from a recording to outcomes; pure functions."""

@@ -1,0 +1,1 @@
+"""The facts on disk: schema, writer, reader."""

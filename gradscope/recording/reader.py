@@ -1,0 +1,310 @@
+"""A recording in memory: the tables of facts.py as pandas frames.
+
+Nothing here judges; the frames hold what was recorded, with names in place of ids.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from gradscope.recording import names
+from gradscope.recording.facts import BY_NAME, RUN_KEYS, TABLES, Column, Table
+
+Rows = npt.NDArray[np.void]
+_RECORD_DTYPES = {
+    "int": "Int64",
+    "float": "float64",
+    "bool": "boolean",
+    "text": "object",
+    "json": "object",
+}
+
+
+class Recording:
+    """What was recorded of a training.
+
+    Each table is a tidy pandas frame, made when it is first asked for: ``gradients``, ``updates``,
+    ``activations``, ``units``, ``sketches``, ``steps``, ``events``, ``losses``, ``parameters``,
+    ``modules``, ``alarms``, ``examined``, ``gradchecks``. Columns and units stand in
+    ``gradscope.recording.facts``. In row tables ``parameter`` and ``module`` are names
+    (categorical); the ids stand beside them as ``parameter_id`` and ``module_id``. ``gradients``
+    also has ``norm``, ``rms`` and ``mean``, ``activations`` has ``rms`` and ``mean``, ``updates``
+    has ``ratio``; all three are computed from the stored sums.
+
+    Attributes:
+        run: facts about the run by key, see ``facts.RUN_KEYS``.
+        lost: sentences about what could not be read back (a torn tail, a missing rank); empty if
+            all was.
+        path: the run folder, or None for a recording that lives in memory.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, Rows],
+        records: Mapping[str, list[dict[str, Any]]],
+        *,
+        blobs: Mapping[str, bytes] | None = None,
+        lost: Iterable[str] = (),
+        path: str | None = None,
+    ) -> None:
+        """Take the tables as they are stored.
+
+        Args:
+            rows: row tables by name, structured arrays of ``Table.dtype``.
+            records: record tables by name, in the order in which they were written.
+            blobs: byte strings of row tables that have one; ``offset`` points into them.
+            lost: see the class.
+            path: see the class.
+        """
+        self._rows = dict(rows)
+        self._records = {name: list(items) for name, items in records.items()}
+        self._blobs = dict(blobs or {})
+        self.lost = tuple(lost)
+        self.path = path
+        self.run: dict[str, Any] = {}
+        for item in self._records.get("run", []):
+            self.run[item["key"]] = item["value"]
+
+    # ------------------------------------------------------------------ frames
+
+    @cached_property
+    def gradients(self) -> pd.DataFrame:
+        """Gradients as the optimizer used them: a row for each sampled step and parameter."""
+        frame = self._frame(BY_NAME["gradients"])
+        frame["norm"] = np.sqrt(frame["sum_sq"])
+        return _with_moments(frame)
+
+    @cached_property
+    def updates(self) -> pd.DataFrame:
+        """What each step really did to each parameter."""
+        frame = self._frame(BY_NAME["updates"])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = np.sqrt(frame["delta_sq"] / frame["before_sq"])
+        # a parameter that is exactly zero has no relative change: absent, not infinite
+        frame["ratio"] = ratio.where(frame["before_sq"] > 0)
+        return frame
+
+    @cached_property
+    def activations(self) -> pd.DataFrame:
+        """Inputs and outputs of modules and the gradients at both."""
+        frame = _with_moments(self._frame(BY_NAME["activations"]))
+        frame["source_id"] = frame.pop("source")
+        return frame
+
+    @cached_property
+    def units(self) -> pd.DataFrame:
+        """States of the units of each activation; the bits are read by ``unit_states``."""
+        return self._frame(BY_NAME["units"])
+
+    @cached_property
+    def sketches(self) -> pd.DataFrame:
+        """Index of the sketches; the numbers are read by ``vectors("sketches", "values")``."""
+        return self._frame(BY_NAME["sketches"])
+
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """One row a step."""
+        return self._record_frame(BY_NAME["steps"])
+
+    @cached_property
+    def events(self) -> pd.DataFrame:
+        """The ordered calls of the training loop."""
+        return self._record_frame(BY_NAME["events"])
+
+    @cached_property
+    def losses(self) -> pd.DataFrame:
+        """Loss operations found in the graph, free of scaling, with their trivial baseline."""
+        return self._record_frame(BY_NAME["losses"])
+
+    @cached_property
+    def parameters(self) -> pd.DataFrame:
+        """One row a parameter, as last recorded, indexed by id, with its ``name``."""
+        frame = self._record_frame(BY_NAME["parameters"], last_by="parameter")
+        frame["name"] = frame["parameter"].map(self.parameter_names)
+        frame["module_name"] = frame["module"].map(self.module_names)
+        return frame.set_index("parameter", drop=False)
+
+    @cached_property
+    def modules(self) -> pd.DataFrame:
+        """One row a module, as last recorded, indexed by id, with its ``name``."""
+        frame = self._record_frame(BY_NAME["modules"], last_by="module")
+        frame["name"] = frame["module"].map(self.module_names)
+        return frame.set_index("module", drop=False)
+
+    @cached_property
+    def alarms(self) -> pd.DataFrame:
+        """Facts made by the trip-wire."""
+        return self._record_frame(BY_NAME["alarms"])
+
+    @cached_property
+    def examined(self) -> pd.DataFrame:
+        """What the look at the operations of early steps found."""
+        return self._record_frame(BY_NAME["examined"])
+
+    @cached_property
+    def gradchecks(self) -> pd.DataFrame:
+        """Results of finite-difference checks."""
+        return self._record_frame(BY_NAME["gradchecks"])
+
+    # ------------------------------------------------------------------ names and texts
+
+    @cached_property
+    def module_names(self) -> dict[int, str]:
+        """Qualified name of each module by id; ``""`` is the root."""
+        return names.module_names(self._last("modules", "module"))
+
+    @cached_property
+    def parameter_names(self) -> dict[int, str]:
+        """Qualified name of each parameter by id."""
+        return names.parameter_names(
+            self._last("parameters", "parameter"), self._last("modules", "module")
+        )
+
+    @cached_property
+    def sources(self) -> dict[str, str]:
+        """Text of the user's files by path, as it was when the run began."""
+        return {item["file"]: item["text"] for item in self._records.get("sources", [])}
+
+    # ------------------------------------------------------------------ what is there
+
+    def has(self, fact: str) -> bool:
+        """Whether ``fact`` (``table`` or ``table.column``) was recorded at least once."""
+        return self.count(fact) > 0
+
+    def count(self, fact: str) -> int:
+        """Number of different steps with a value for ``fact``; of records for a table without steps.
+
+        Raises:
+            KeyError: there is no such fact in facts.py.
+        """
+        name, _, column = fact.partition(".")
+        table = BY_NAME[name]
+        if column:
+            table.column(column)
+        if table.rows:
+            rows = self._rows.get(name)
+            if rows is None or not len(rows):
+                return 0
+            if column and table.column(column).width == 1:
+                rows = rows[_present(rows[column])]
+            return len(np.unique(rows["step"]))
+        items = self._records.get(name, [])
+        if column:
+            items = [item for item in items if item.get(column) is not None]
+        if any(c.name == "step" for c in table.columns) and name not in ("parameters", "modules"):
+            return len({item["step"] for item in items})
+        return len(items)
+
+    def vectors(self, table: str, column: str) -> npt.NDArray[Any]:
+        """Values ``[rows, width]`` of a wide column, aligned with the table's frame."""
+        rows = self._rows.get(table)
+        if rows is None:
+            width = BY_NAME[table].column(column).width
+            return np.zeros((0, width), dtype=BY_NAME[table].column(column).dtype)
+        return np.asarray(rows[column])
+
+    def unit_states(self, row: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.float32]]:
+        """Unit states behind one row of ``units``.
+
+        Args:
+            row: position of the row in the frame.
+
+        Returns:
+            ``active`` ``[looked_at]``: whether each unit was active at least once in the step, and
+            ``slope`` ``[looked_at]``: its mean slope, 0 to 1 (NaN where slopes were not recorded).
+        """
+        item = self._rows["units"][row]
+        start, looked_at = int(item["offset"]), int(item["looked_at"])
+        raw = np.frombuffer(self._blobs["units"][start : start + int(item["length"])], np.uint8)
+        bits = (looked_at + 7) // 8
+        active = np.unpackbits(raw[:bits], count=looked_at, bitorder="little").astype(bool)
+        if len(raw) < bits + looked_at:
+            return active, np.full(looked_at, np.nan, np.float32)
+        return active, raw[bits : bits + looked_at].astype(np.float32) / 255
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """Sentences about what could not be observed or read back."""
+        return (*self.run.get("limits", []), *self.lost)
+
+    @property
+    def assumptions(self) -> tuple[str, ...]:
+        """Sentences about what was inferred."""
+        return tuple(self.run.get("assumptions", []))
+
+    def __repr__(self) -> str:
+        model = self.run.get("model", "?")
+        return (
+            f"<Recording of {model}: {len(self._records.get('steps', []))} steps, "
+            f"{self.count('gradients')} sampled, {len(self.parameter_names)} parameters, "
+            f"{len(self.module_names)} modules>"
+        )
+
+    # ------------------------------------------------------------------ making frames
+
+    def _last(self, table: str, key: str) -> list[dict[str, Any]]:
+        latest: dict[Any, dict[str, Any]] = {}
+        for item in self._records.get(table, []):
+            latest[item[key]] = item
+        return [latest[identity] for identity in sorted(latest)]
+
+    def _frame(self, table: Table) -> pd.DataFrame:
+        rows = self._rows.get(table.name)
+        if rows is None:
+            rows = np.zeros(0, table.dtype)
+        data = {c.name: np.ascontiguousarray(rows[c.name]) for c in table.columns if c.width == 1}
+        frame = pd.DataFrame(data)
+        for column, known in (("parameter", self.parameter_names), ("module", self.module_names)):
+            if column in frame:
+                frame[f"{column}_id"] = frame[column]
+                frame[column] = _named(data[column], known)
+        return frame
+
+    def _record_frame(self, table: Table, last_by: str | None = None) -> pd.DataFrame:
+        items = self._last(table.name, last_by) if last_by else self._records.get(table.name, [])
+        data = {c.name: _series([item.get(c.name) for item in items], c) for c in table.columns}
+        return pd.DataFrame(data)
+
+
+def _present(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    if values.dtype.kind == "f":
+        return ~np.isnan(values)
+    if values.dtype.kind == "i":
+        return values != -1
+    return np.ones(len(values), bool)
+
+
+def _with_moments(frame: pd.DataFrame) -> pd.DataFrame:
+    # an empty tensor has no mean: absent, not a division error
+    count = frame["count"].where(frame["count"] > 0)
+    frame["rms"] = np.sqrt(frame["sum_sq"] / count)
+    frame["mean"] = frame["sum"] / count
+    return frame
+
+
+def _named(ids: npt.NDArray[Any], known: Mapping[int, str]) -> pd.Categorical:
+    order = sorted(known)
+    labels: list[str] = []
+    for identity in order:
+        # categories must differ; two objects of one name can only come from a damaged table
+        label = known[identity]
+        labels.append(label if label not in labels else f"{label}#{identity}")
+    codes = np.searchsorted(np.asarray(order or [0]), ids)
+    codes = np.where(np.isin(ids, order), codes, -1)
+    return pd.Categorical.from_codes(codes, categories=labels)
+
+
+def _series(values: list[Any], column: Column) -> pd.Series:
+    if column.dtype == "float":
+        values = [math.nan if value is None else float(value) for value in values]
+    return pd.Series(values, dtype=_RECORD_DTYPES[column.dtype])
+
+
+__all__ = ["RUN_KEYS", "TABLES", "Recording", "Rows"]

@@ -1,0 +1,1 @@
+"""Stage 5: a diagnosis as text; computes no statistic."""

@@ -1,0 +1,1 @@
+"""The rules, one failure a file, its page beside it."""
