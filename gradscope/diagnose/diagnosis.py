@@ -22,6 +22,7 @@ class Diagnosis:
         fail_on: the least severity that makes the exit code 1; None for never.
         reproduce: the command line that repeats it, or "".
         errors: sentences about rules that failed themselves; never part of the exit code.
+        failed: what stopped the user's code before its last step, or "".
     """
 
     recording: Recording
@@ -34,10 +35,13 @@ class Diagnosis:
     fail_on: Severity | None = "warning"
     reproduce: str = ""
     errors: tuple[str, ...] = field(default=())
+    failed: str = ""
 
     @property
     def exit_code(self) -> int:
-        """0, or 1 when a finding is at or above ``fail_on``."""
+        """3 when the user's code failed, 1 when a finding is at or above ``fail_on``, else 0."""
+        if self.failed:
+            return 3
         if self.fail_on is None:
             return 0
         bad = SEVERITIES[: SEVERITIES.index(self.fail_on) + 1]

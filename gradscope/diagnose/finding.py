@@ -122,7 +122,9 @@ class Finding:
     def fingerprint(self) -> str:
         """sha256 of code, first module's path and kind: stable over numbers, lines and steps."""
         first = self.modules[0] if self.modules else (self.parameters[0] if self.parameters else "")
-        return hashlib.sha256("\0".join((self.code, first, self.kind)).encode()).hexdigest()
+        text = "\0".join((self.code, first, self.kind))
+        # a name may hold half of a surrogate pair, which strict UTF-8 refuses
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
     def with_fixes(self, fixes: tuple[Fix, ...]) -> Finding:
         """This finding with ``fixes``."""

@@ -43,6 +43,10 @@ class Recording:
         lost: sentences about what could not be read back (a torn tail, a missing rank); empty if
             all was.
         path: the run folder, or None for a recording that lives in memory.
+        alive: whether a process was writing it when it was read.
+        shards: recordings of the run's other ranks (``rank1``) and forked processes
+            (``rank0-fork4711``) by the name of their files; the frames here are those of the
+            lowest rank.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class Recording:
         blobs: Mapping[str, bytes] | None = None,
         lost: Iterable[str] = (),
         path: str | None = None,
+        alive: bool = False,
     ) -> None:
         """Take the tables as they are stored.
 
@@ -62,15 +67,31 @@ class Recording:
             blobs: byte strings of row tables that have one; ``offset`` points into them.
             lost: see the class.
             path: see the class.
+            alive: see the class.
         """
         self._rows = dict(rows)
         self._records = {name: list(items) for name, items in records.items()}
         self._blobs = dict(blobs or {})
         self.lost = tuple(lost)
         self.path = path
+        self.alive = alive
+        self.shards: dict[str, Recording] = {}
         self.run: dict[str, Any] = {}
         for item in self._records.get("run", []):
-            self.run[item["key"]] = item["value"]
+            self.run[item["key"]] = item.get("value")
+
+    def with_shards(self, others: Mapping[str, Recording], lost: Iterable[str]) -> Recording:
+        """This recording with other ranks' beside it and what was lost of the whole run."""
+        joined = Recording(
+            self._rows,
+            self._records,
+            blobs=self._blobs,
+            lost=(*self.lost, *lost),
+            path=self.path,
+            alive=self.alive,
+        )
+        joined.shards = dict(others)
+        return joined
 
     # ------------------------------------------------------------------ frames
 
@@ -179,7 +200,7 @@ class Recording:
         return self.count(fact) > 0
 
     def count(self, fact: str) -> int:
-        """Number of different steps with a value for ``fact``; of records for a table without steps.
+        """Different steps with a value for ``fact``; records, for a table without steps.
 
         Raises:
             KeyError: there is no such fact in facts.py.
@@ -224,20 +245,21 @@ class Recording:
         start, looked_at = int(item["offset"]), int(item["looked_at"])
         raw = np.frombuffer(self._blobs["units"][start : start + int(item["length"])], np.uint8)
         bits = (looked_at + 7) // 8
-        active = np.unpackbits(raw[:bits], count=looked_at, bitorder="little").astype(bool)
-        if len(raw) < bits + looked_at:
-            return active, np.full(looked_at, np.nan, np.float32)
-        return active, raw[bits : bits + looked_at].astype(np.float32) / 255
+        active = np.unpackbits(raw[:bits], count=looked_at, bitorder="little").astype(np.bool_)
+        slope = np.full(looked_at, np.nan, np.float32)
+        if len(raw) >= bits + looked_at:
+            np.divide(raw[bits : bits + looked_at], 255, out=slope)
+        return active, slope
 
     @property
     def limits(self) -> tuple[str, ...]:
         """Sentences about what could not be observed or read back."""
-        return (*self.run.get("limits", []), *self.lost)
+        return (*_sentences(self.run.get("limits")), *self.lost)
 
     @property
     def assumptions(self) -> tuple[str, ...]:
         """Sentences about what was inferred."""
-        return tuple(self.run.get("assumptions", []))
+        return _sentences(self.run.get("assumptions"))
 
     def __repr__(self) -> str:
         model = self.run.get("model", "?")
@@ -273,12 +295,18 @@ class Recording:
         return pd.DataFrame(data)
 
 
+def _sentences(value: Any) -> tuple[str, ...]:
+    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
+
+
 def _present(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    present: npt.NDArray[np.bool_] = np.ones(len(values), np.bool_)
     if values.dtype.kind == "f":
-        return ~np.isnan(values)
-    if values.dtype.kind == "i":
-        return values != -1
-    return np.ones(len(values), bool)
+        np.isnan(values, out=present)
+        np.logical_not(present, out=present)
+    elif values.dtype.kind == "i":
+        np.not_equal(values, -1, out=present)
+    return present
 
 
 def _with_moments(frame: pd.DataFrame) -> pd.DataFrame:
@@ -291,14 +319,14 @@ def _with_moments(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _named(ids: npt.NDArray[Any], known: Mapping[int, str]) -> pd.Categorical:
     order = sorted(known)
-    labels: list[str] = []
+    labels: dict[str, None] = {}
     for identity in order:
         # categories must differ; two objects of one name can only come from a damaged table
         label = known[identity]
-        labels.append(label if label not in labels else f"{label}#{identity}")
+        labels[label if label not in labels else f"{label}#{identity}"] = None
     codes = np.searchsorted(np.asarray(order or [0]), ids)
     codes = np.where(np.isin(ids, order), codes, -1)
-    return pd.Categorical.from_codes(codes, categories=labels)
+    return pd.Categorical.from_codes(codes, categories=list(labels))
 
 
 def _series(values: list[Any], column: Column) -> pd.Series:

@@ -1,0 +1,53 @@
+"""batch-norm: each layer's outputs get mean 0 and variance 1 over the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gradscope.advise.fix import evidence_of
+from gradscope.advise.layers import Layer
+from gradscope.advise.normalising import SMALLEST_BATCH, Norm, is_convolution, prefers_layer_norm
+from gradscope.advise.source import Source
+from gradscope.diagnose.finding import Finding
+from gradscope.recording.reader import Recording
+
+
+class BatchNorm(Norm):
+    """A BatchNorm1d, 2d or 3d behind the layer, before its activation."""
+
+    name = "batch-norm"
+    kind = "BatchNorm"
+    answers = {
+        "GS101": 2,
+        "GS101:small-weights": 2,
+        "GS102": 3,
+        "GS102:learning-rate": 4,
+        "GS301": 4,
+        "GS301:learning-rate": 4,
+        "GS302": 2,
+        "GS404": 2,
+    }
+
+    def fits(self, layer: Layer, source: Source) -> bool:
+        """A convolution, or a linear layer on plain rows, with a batch that is large enough."""
+        if (source.layers.batch or SMALLEST_BATCH) < SMALLEST_BATCH or layer.calls > 1:
+            return False
+        return is_convolution(layer) or not prefers_layer_norm(layer, source)
+
+    def module(self, layers: Sequence[Layer]) -> tuple[str, str]:
+        """BatchNorm of as many axes as the layer has."""
+        first = layers[0].torch_type
+        ways = first[-2] if is_convolution(layers[0]) else "1"
+        return f"BatchNorm{ways}d", "{width}"
+
+    def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
+        """Layers without a norm of their own, and a batch to take statistics from."""
+        targets = self.targets(finding, source)
+        if not targets:
+            return None
+        batch = source.layers.batch
+        size = f"; a batch of {batch} gives sound statistics" if batch else ""
+        return (
+            f"{evidence_of(finding) or finding.summary}: inputs of mean 0 and variance 1 keep each "
+            f"activation where its slope is large, whatever the weights' scale{size}"
+        )

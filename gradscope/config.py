@@ -1,0 +1,199 @@
+"""Settings: defaults < ``[tool.gradscope]`` in the nearest pyproject.toml < GRADSCOPE_* < flags.
+
+A key is written with hyphens in pyproject.toml (``fail-on``), in capitals with underscores in the
+environment (``GRADSCOPE_FAIL_ON``). ``GRADSCOPE=0`` switches ``watch`` off altogether.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from gradscope.errors import ConfigError
+
+FAIL_ON = ("critical", "warning", "note", "never")
+COLORS = ("auto", "always", "never")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What is in force for one command.
+
+    Attributes:
+        steps: training steps that ``check`` runs.
+        input: shape of the input that ``check`` makes up, batch axis first; None to infer it.
+        seed: seed of torch, numpy and random.
+        device: torch device, e.g. ``cpu`` or ``cuda:0``.
+        batch_size: samples in a batch where gradscope makes the batches; None for 32.
+        fail_on: least severity that makes the exit code 1; None where the command decides.
+        select, ignore: ``CODE`` or ``CODE:layer-pattern``; a code may be a prefix (``GS1``).
+        color: ``auto``, ``always`` or ``never``.
+        rules: options of rules by code, as written under ``[tool.gradscope.rules.GS101]``.
+        enabled: False when ``GRADSCOPE=0``.
+    """
+
+    steps: int = 200
+    input: tuple[int, ...] | None = None
+    seed: int = 0
+    device: str = "cpu"
+    batch_size: int | None = None
+    fail_on: str | None = None
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    color: str = "auto"
+    rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    enabled: bool = True
+
+    def with_flags(self, **flags: Any) -> Settings:
+        """These settings with the flags that were given: None and ``()`` mean "not given"."""
+        given = {key: value for key, value in flags.items() if value is not None and value != ()}
+        return replace(self, **given)
+
+
+def shape(value: Any) -> tuple[int, ...]:
+    """A shape from ``"32,1,28,28"``, ``"32x1x28x28"`` or a list of whole numbers.
+
+    Raises:
+        ValueError: it is not a list of positive whole numbers.
+    """
+    parts = re.split(r"[,x ]+", value.strip(" ()[]")) if isinstance(value, str) else list(value)
+    sizes = tuple(int(part) for part in parts if str(part).strip())
+    if not sizes or min(sizes) < 1:
+        raise ValueError(value)
+    return sizes
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if isinstance(value, bool | float) or int(value) < least:
+            raise ValueError(value)
+        return int(value)
+
+    return read
+
+
+def _one_of(legal: Iterable[str]) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in legal:
+            raise ValueError(value)
+        return str(value)
+
+    return read
+
+
+def _codes(value: Any) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not all(isinstance(item, str) for item in items):
+        raise TypeError(value)
+    return tuple(item.strip() for item in items if item.strip())
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(value)
+    return value
+
+
+def _rules(value: Any) -> dict[str, dict[str, Any]]:
+    if not all(isinstance(options, dict) for options in value.values()):
+        raise TypeError(value)
+    return {code: dict(options) for code, options in value.items()}
+
+
+_KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "steps": (_whole(1), "a whole number from 1"),
+    "input": (shape, "a shape such as 32,1,28,28"),
+    "seed": (_whole(0), "a whole number from 0"),
+    "device": (_text, "a torch device such as cpu or cuda:0"),
+    "batch-size": (_whole(1), "a whole number from 1"),
+    "fail-on": (_one_of(FAIL_ON), ", ".join(FAIL_ON)),
+    "select": (_codes, "a list of rule codes, each CODE or CODE:layer-pattern"),
+    "ignore": (_codes, "a list of rule codes, each CODE or CODE:layer-pattern"),
+    "color": (_one_of(COLORS), ", ".join(COLORS)),
+    "rules": (_rules, "tables of options such as [tool.gradscope.rules.GS101]"),
+}
+
+
+def settings(folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force before flags.
+
+    Args:
+        folder: where the search for pyproject.toml begins, upward; by default where one works.
+        environment: by default that of the process.
+
+    Raises:
+        ConfigError: an unknown key or a value that is not legal, with file and line.
+    """
+    environment = os.environ if environment is None else environment
+    found = _from_file(folder or Path.cwd()) | _from_environment(environment)
+    return Settings(**{key.replace("-", "_"): value for key, value in found.items()})
+
+
+def _from_file(folder: Path) -> dict[str, Any]:
+    path = nearest_pyproject(folder)
+    if path is None:
+        return {}
+    text = path.read_text(encoding="utf-8")
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"pyproject.toml is not valid TOML: {error}", where=str(path)) from None
+    table = document.get("tool", {}).get("gradscope", {})
+    return {
+        key: _read(key, value, f"{path}:{_line_of(key, text)}", key) for key, value in table.items()
+    }
+
+
+def nearest_pyproject(folder: Path) -> Path | None:
+    """The pyproject.toml in ``folder`` or the nearest folder above it; None if there is none."""
+    above = (folder.resolve(), *folder.resolve().parents)
+    return next((p for p in (at / "pyproject.toml" for at in above) if p.is_file()), None)
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in environment.items():
+        if name == "GRADSCOPE":
+            found["enabled"] = value.strip().lower() not in ("0", "false", "off", "no")
+        elif name.startswith("GRADSCOPE_") and value:
+            key = name.removeprefix("GRADSCOPE_").lower().replace("_", "-")
+            found[key] = _read(key, value, f"environment variable {name}", name)
+    return found
+
+
+def _read(key: str, value: Any, where: str, shown: str) -> Any:
+    if key not in _KEYS:
+        nearest = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.4)
+        known = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ConfigError(
+            f"unknown setting {shown!r}",
+            where=where,
+            hint=f"{known}the settings are {', '.join(_KEYS)}",
+        )
+    reader, legal = _KEYS[key]
+    try:
+        return reader(value)
+    except (TypeError, ValueError, AttributeError):
+        raise ConfigError(
+            f"setting {shown!r} cannot be {value!r}", where=where, hint=f"it takes {legal}"
+        ) from None
+
+
+def _line_of(key: str, text: str) -> int:
+    """Line of ``key`` in the section [tool.gradscope] of ``text``; 1 if it is written otherwise."""
+    section = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line)
+        if header:
+            section = header[1].replace('"', "")
+            if section.startswith(f"tool.gradscope.{key}"):
+                return number
+        elif section == "tool.gradscope" and re.match(rf'\s*"?{re.escape(key)}"?\s*[.=]', line):
+            return number
+    return 1

@@ -1,0 +1,109 @@
+"""When to look: which steps are recorded, and how often, within a cost that was promised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+FULL_STEPS = 5
+"""The first steps are recorded in full and do not count towards the budget."""
+MODULES_PER_PARAMETERS = 10
+"""Modules are looked at on every tenth of the steps on which parameters are."""
+BURST_STEPS = 20
+"""Steps recorded in full after an alarm."""
+BURST_SHARE = 50
+"""A burst may take at most one step in this many."""
+_INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+_SMOOTHING = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is recorded on one step."""
+
+    parameters: bool
+    modules: bool
+
+
+class Cadence:
+    """Decides for each step before it begins.
+
+    With ``every=k`` it depends on the step's number alone: parameters every k-th step, modules every
+    10·k-th (``activations_every`` overrides). With a budget the interval follows the cost measured
+    so far, so that gradscope's share of the time stays below it.
+    """
+
+    def __init__(
+        self, every: int | None, activations_every: int | None, budget: float | None, first: int
+    ) -> None:
+        self._every = every
+        self._modules_every = activations_every
+        self._budget = budget if every is None else None
+        self._first = first
+        self._interval = self._modules_interval = 1
+        self._next_parameters = self._next_modules = first
+        self._step_time = self._idle_cost = 0.0
+        self._cost = {False: 0.0, True: 0.0}
+        self._burst_until = first
+        self._burst_steps = 0
+
+    def plan(self, step: int) -> Plan:
+        """What to record on ``step``; call once for each step, in order."""
+        number = step - self._first
+        if step < self._burst_until:
+            self._burst_steps += 1
+            return Plan(True, True)
+        if self._every is not None:
+            modules = self._modules_every or self._every * MODULES_PER_PARAMETERS
+            return Plan(number % self._every == 0, number % modules == 0)
+        if self._budget is None:
+            modules = self._modules_every or 1
+            return Plan(True, number % modules == 0)
+        if number < FULL_STEPS:
+            self._next_parameters = self._next_modules = step + 1
+            return Plan(True, True)
+        modules = step >= self._next_modules
+        if self._modules_every is not None:
+            modules = number % self._modules_every == 0
+        parameters = modules or step >= self._next_parameters
+        if modules:
+            self._next_modules = step + self._modules_interval
+        if parameters:
+            self._next_parameters = step + self._interval
+        return Plan(parameters, modules)
+
+    def spent(self, plan: Plan, own: float, total: float) -> None:
+        """Learn from a step that took ``total`` seconds, ``own`` of them gradscope's."""
+        self._step_time = _smooth(self._step_time, total - own)
+        if not plan.parameters:
+            self._idle_cost = _smooth(self._idle_cost, own)
+        else:
+            self._cost[plan.modules] = _smooth(self._cost[plan.modules], own)
+        if self._budget is None or not self._step_time:
+            return
+        # half of what the budget leaves after the wire goes to parameters, half to modules
+        left = max(
+            self._budget * self._step_time - self._idle_cost, 0.02 * self._budget * self._step_time
+        )
+        self._interval = _interval(max(self._cost[False] - self._idle_cost, 0.0) / (left / 2))
+        self._modules_interval = max(
+            _interval(max(self._cost[True] - self._idle_cost, 0.0) / (left / 2)), self._interval
+        )
+        if not self._cost[False]:
+            # until a step without modules was measured, one with them stands for its cost
+            self._interval = self._modules_interval
+
+    def burst(self, step: int) -> bool:
+        """Record the next steps in full after an alarm; False if bursts have had their share."""
+        seen = step - self._first + 1
+        if step < self._burst_until or self._burst_steps * BURST_SHARE > seen:
+            return False
+        self._burst_until = step + 1 + BURST_STEPS
+        return True
+
+
+def _smooth(old: float, new: float) -> float:
+    return new if not old else old + _SMOOTHING * (new - old)
+
+
+def _interval(wanted: float) -> int:
+    return next((k for k in _INTERVALS if k >= wanted), int(wanted) + 1)

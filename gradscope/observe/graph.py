@@ -1,0 +1,197 @@
+"""The autograd graph of a loss, walked once at the entry of backward.
+
+Nothing here keeps a node or a tensor: a view of the graph holds numbers only, so it may outlive
+the backward pass. Nodes are told apart by their sequence numbers, which stay the same when Python's
+wrapper of a node is made anew; leaves by ``id`` of the tensor, which the model keeps alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from gradscope.observe.loss import LossFacts, loss_facts
+from gradscope.observe.operations import NO_GRADIENT, ZERO_GRADIENT, node_operation
+from gradscope.observe.private import node_sequence_nr
+
+__all__ = ["GraphView", "LossFacts", "leaves_behind", "loss_facts", "reachable"]
+
+_LEAF, _PLAIN, _ZERO, _OPAQUE = range(4)
+_GENERIC = frozenset({"CppFunction", "Node"})
+"""Python types that several kinds of node share."""
+
+
+@dataclass(frozen=True)
+class GraphView:
+    """What a walk over the graph of a loss saw.
+
+    Attributes:
+        leaves: ``id`` of each leaf tensor that the graph reaches.
+        blocked: those of them that it reaches only through operations whose derivative is 0
+            everywhere (round, sign …): backward gives them a gradient of exactly 0.
+        nodes: number of nodes, leaves included.
+        hidden_by: names of nodes that hide a part of the graph: a reentrant checkpoint runs its
+            block, with its parameters, only inside backward. A leaf that is not in ``leaves`` is
+            certainly not reached only where this is empty.
+    """
+
+    leaves: frozenset[int]
+    blocked: frozenset[int]
+    nodes: int
+    hidden_by: tuple[str, ...] = ()
+    _leaf_edges: Mapping[int, int] = field(default_factory=dict, repr=False)
+    _edges: Mapping[tuple[int, int], int] = field(default_factory=dict, repr=False)
+    _ambiguous: frozenset[int] = field(default=frozenset(), repr=False)
+
+    @property
+    def complete(self) -> bool:
+        """Whether no part of the graph was hidden."""
+        return not self.hidden_by
+
+    def reaches(self, leaf: Tensor) -> bool | None:
+        """Whether the loss depends on a leaf tensor; None where a hidden part may reach it."""
+        return True if id(leaf) in self.leaves else (None if self.hidden_by else False)
+
+    def consumers(self, tensor: Tensor) -> int:
+        """Edges of this graph that read a tensor.
+
+        Returns:
+            For a leaf the edges into its AccumulateGrad; 0 for one that nothing in this graph
+            reads; -1 where it cannot be told (no graph, or a node that has no number).
+        """
+        if tensor.grad_fn is None:
+            return self._leaf_edges.get(id(tensor), 0) if tensor.requires_grad else -1
+        return self.edge_consumers(node_sequence_nr(tensor.grad_fn), tensor.output_nr)
+
+    def edge_consumers(self, node: int, output: int) -> int:
+        """The same for output ``output`` of the node with sequence number ``node``."""
+        if node < 0 or node in self._ambiguous:
+            return -1
+        return self._edges.get((node, output), 0)
+
+
+def reachable(loss: Tensor | Sequence[Tensor]) -> GraphView:
+    """Walk the graph behind one or several tensors.
+
+    Args:
+        loss: the tensor or tensors that backward starts from; those without a graph are skipped.
+
+    Returns:
+        The view. It takes time and memory in proportion to the nodes and never recurses.
+    """
+    walk = _Walk()
+    tensors = [loss] if isinstance(loss, Tensor) else list(loss)
+    own = {id(t) for t in tensors if t.grad_fn is None and t.requires_grad}
+    walk.run(t.grad_fn for t in tensors if t.grad_fn is not None)
+    return GraphView(
+        leaves=frozenset(walk.leaves | walk.blocked | own),
+        blocked=frozenset(walk.blocked - walk.leaves - own),
+        nodes=len(walk.seen),
+        hidden_by=tuple(sorted(walk.hidden)),
+        _leaf_edges=walk.leaf_edges,
+        _edges=walk.edges,
+        _ambiguous=frozenset(walk.ambiguous),
+    )
+
+
+def leaves_behind(tensor: Tensor, limit: int = 100_000) -> tuple[frozenset[int], int]:
+    """Leaves that a tensor was computed from.
+
+    Args:
+        tensor: any tensor.
+        limit: nodes after which the walk stops.
+
+    Returns:
+        ``id`` of each leaf found, and the number of nodes visited.
+    """
+    if tensor.grad_fn is None:
+        return frozenset({id(tensor)} if tensor.requires_grad else ()), 0
+    seen: set[Node] = {tensor.grad_fn}
+    stack, leaves = [tensor.grad_fn], set()
+    while stack and len(seen) < limit:
+        node = stack.pop()
+        if type(node).__name__ == "AccumulateGrad":
+            leaves.add(id(node.variable))  # type: ignore[attr-defined]
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+    return frozenset(leaves), len(seen)
+
+
+class _Walk:
+    """State of one walk. First everything that no zero derivative stands before, then the rest."""
+
+    def __init__(self) -> None:
+        self.seen: set[Node] = set()
+        self.leaves: set[int] = set()
+        self.blocked: set[int] = set()
+        self.hidden: set[str] = set()
+        self.edges: dict[tuple[int, int], int] = {}
+        self.leaf_edges: dict[int, int] = {}
+        self.ambiguous: set[int] = set()
+        self._numbers: set[int] = set()
+        self._kinds: dict[type, int] = {}
+
+    def run(self, roots: Iterable[Node]) -> None:
+        zero: list[Node] = []
+        self._from([node for node in dict.fromkeys(roots)], self.leaves, zero)
+        self._from(zero, self.blocked, None)
+
+    def _from(self, stack: list[Node], leaves: set[int], zero: list[Node] | None) -> None:
+        seen = self.seen
+        seen.update(stack)
+        while stack:
+            node = stack.pop()
+            kind = self._kind(node)
+            if kind == _ZERO and zero is not None:
+                zero.append(node)
+                continue
+            if kind == _LEAF:
+                leaves.add(id(node.variable))  # type: ignore[attr-defined]
+                continue
+            if kind == _OPAQUE:
+                self.hidden.add(node.name())
+            self._number(node)
+            for child, output in node.next_functions:
+                if child is None:
+                    continue
+                self._count(child, output)
+                if child not in seen:
+                    seen.add(child)
+                    stack.append(child)
+
+    def _kind(self, node: Node) -> int:
+        kind = self._kinds.get(type(node))
+        if kind is None:
+            kind = _kind_of(node)
+            if type(node).__name__ not in _GENERIC:
+                self._kinds[type(node)] = kind
+        return kind
+
+    def _number(self, node: Node) -> None:
+        # counted for each thread: two replicas that run in threads give one number twice
+        number = node_sequence_nr(node)
+        if number in self._numbers:
+            self.ambiguous.add(number)
+        self._numbers.add(number)
+
+    def _count(self, child: Node, output: int) -> None:
+        if self._kind(child) == _LEAF:
+            leaf = id(child.variable)  # type: ignore[attr-defined]
+            self.leaf_edges[leaf] = self.leaf_edges.get(leaf, 0) + 1
+        else:
+            key = node_sequence_nr(child), output
+            self.edges[key] = self.edges.get(key, 0) + 1
+
+
+def _kind_of(node: Node) -> int:
+    if type(node).__name__ == "AccumulateGrad":
+        return _LEAF
+    operation = node_operation(node.name())
+    if operation in ZERO_GRADIENT or operation in NO_GRADIENT:
+        return _ZERO
+    return _OPAQUE if "Checkpoint" in operation else _PLAIN

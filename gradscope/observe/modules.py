@@ -1,0 +1,331 @@
+"""Inputs and outputs of modules and the gradients at both, on the steps that are sampled.
+
+Forward hooks read the tensors; a Tensor hook on each tensor that requires grad reads its gradient
+(module backward hooks would break in-place operations and miss dicts). A tensor that carries several
+names — the output of a Linear is also that of the Sequential around it — is read once.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import weakref
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from gradscope.observe import module_rows, private, units
+from gradscope.observe.naming import IdMap
+from gradscope.observe.samples import flat_sample, plain
+from gradscope.observe.slopes import module_kind
+from gradscope.observe.module_rows import Key, Row
+from gradscope.recording.facts import SAMPLE_SIZE, Role
+
+Rows = npt.NDArray[np.void]
+
+ROOT_CALLS = 4
+"""Forwards of one root that are read in one step: more are evaluation or accumulation, and a mean
+over four says the same."""
+SPREAD_FEATURES = 4_096
+"""Features looked at for the spread over samples."""
+
+
+def tensors_in(thing: Any) -> Iterator[Tensor]:
+    """Every floating tensor in nested tuples, lists, mappings and dataclasses, in order."""
+    if isinstance(thing, Tensor):
+        if thing.is_floating_point() or thing.is_complex():
+            yield thing
+    elif isinstance(thing, Mapping):
+        for item in thing.values():
+            yield from tensors_in(item)
+    elif isinstance(thing, (tuple, list)):
+        for item in thing:
+            yield from tensors_in(item)
+    elif is_dataclass(thing) and not isinstance(thing, type):
+        for item in fields(thing):
+            yield from tensors_in(getattr(thing, item.name, None))
+
+
+def _inert(*_args: Any, **_kwargs: Any) -> None:
+    """What a hook becomes in a copy of the model: nothing."""
+
+
+class _Hook:
+    """One hook of one module; a pickled or deep-copied model carries an inert one."""
+
+    __slots__ = ("_call", "_module")
+
+    def __init__(self, module: nn.Module, call: Callable[..., None]) -> None:
+        self._module = weakref.ref(module)
+        self._call = call
+
+    def __call__(self, module: nn.Module, *args: Any) -> None:
+        if module is self._module():
+            self._call(module, *args)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial, (_inert,)
+
+    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
+        return _inert
+
+
+@dataclass
+class _Seen:
+    """A tensor met in this step: what was read of it and the names that want its gradient."""
+
+    tensor: weakref.ref[Tensor]
+    version: int
+    reading: int
+    leaf_module: int = -1
+    gradients: list[Key] = field(default_factory=list)
+
+
+class ModuleWatch:
+    """Hooks on every module of the watched trees and what they read in the current step."""
+
+    def __init__(
+        self,
+        ids: IdMap,
+        guard: Callable[[Callable[..., None]], Callable[..., None]],
+        on_root: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], bool], None],
+    ) -> None:
+        """Make one.
+
+        Args:
+            ids: ids of modules.
+            guard: wraps a callback so that its failure never reaches the user's code.
+            on_root: called with a root, its arguments and True when its outermost forward begins
+                (False when it ends), on every step.
+        """
+        self._ids = ids
+        self._guard = guard
+        self._on_root = on_root
+        self._pid = os.getpid()
+        self._handles: list[torch.utils.hooks.RemovableHandle] = []
+        self._hooked = IdMap()
+        self._depth = 0
+        self.active = False
+        self.stack: list[int] = []
+        self.order: dict[int, int] = {}
+        self.calls: dict[int, int] = defaultdict(int)
+        self.grad_disabled: dict[int, bool] = {}
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was read; called at the end of each step."""
+        self._rows: dict[Key, Row] = defaultdict(Row)
+        self._readings: list[Tensor] = []
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._seen: dict[int, _Seen] = {}
+        self._units: dict[tuple[int, int], list[units.UnitReading]] = defaultdict(list)
+        self._root_calls: dict[int, int] = defaultdict(int)
+
+    # ------------------------------------------------------------------ attaching
+
+    def attach(self, module: nn.Module, *, root: bool) -> None:
+        """Hook one module; a second time does nothing."""
+        if self._hooked.get(module) is not None:
+            return
+        self._hooked.add(module)
+        before = self._guard(functools.partial(self._before, root))
+        after = self._guard(functools.partial(self._after, root))
+        self._handles += [
+            module.register_forward_pre_hook(_Hook(module, before), with_kwargs=True),
+            # always_call: an exception in forward must not leave the stack deeper than it was
+            module.register_forward_hook(
+                _Hook(module, after), with_kwargs=True, always_call=True
+            ),
+        ]  # fmt: skip
+
+    def detach(self) -> None:
+        """Remove every hook."""
+        while self._handles:
+            self._handles.pop().remove()
+        self._hooked = IdMap()
+        self.active = False
+        self.clear()
+
+    # ------------------------------------------------------------------ hooks
+
+    def _skip(self) -> bool:
+        return (
+            not self.active or os.getpid() != self._pid or private.functorch_level_active()
+        )  # fmt: skip
+
+    def _before(
+        self, root: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if root:
+            self._depth += 1
+            if self._depth == 1:
+                self._on_root(module, args, kwargs, True)
+        if self._skip():
+            return
+        identity = self._ids.get(module)
+        if identity is None:
+            return
+        self.stack.append(identity)
+        leaf = not module._modules
+        if leaf and module._parameters and not torch.is_grad_enabled():
+            self.grad_disabled[identity] = True
+        if root and self._depth == 1:
+            self._root_calls[identity] += 1
+        if not self._recorded(identity):
+            return
+        self.order.setdefault(identity, len(self.order))
+        self.calls[identity] += 1
+        for position, tensor in enumerate(tensors_in((args, kwargs))):
+            seen = self._note(tensor, (identity, Role.INPUT, position))
+            if seen is None:
+                continue
+            self._want_gradient(seen, tensor, (identity, Role.GRAD_INPUT, position))
+            row = self._rows[identity, Role.INPUT, position]
+            row.source = seen.leaf_module
+            if leaf and position == 0:
+                self._read_units(module, identity, tensor, seen)
+
+    def _after(
+        self,
+        root: bool,
+        module: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> None:
+        if root:
+            self._depth -= 1
+            if self._depth == 0:
+                self._on_root(module, args, kwargs, False)
+        identity = self._ids.get(module)
+        if identity is None or not self.stack or identity not in self.stack:
+            return
+        while self.stack.pop() != identity:
+            pass
+        if self._skip() or not self._recorded(identity):
+            return
+        leaf = not module._modules
+        for position, tensor in enumerate(tensors_in(output)):
+            seen = self._note(tensor, (identity, Role.OUTPUT, position))
+            if seen is None:
+                continue
+            if leaf:
+                seen.leaf_module = identity
+            self._want_gradient(seen, tensor, (identity, Role.GRAD_OUTPUT, position))
+            if leaf:
+                self._read_spread(tensor, self._rows[identity, Role.OUTPUT, position])
+
+    def _recorded(self, identity: int) -> bool:
+        if not torch.is_grad_enabled():
+            return False
+        if private.current_graph_task_id() != -1:
+            # a checkpointed block runs again inside backward; read it there only if its first
+            # run was without a graph
+            return not any(key[0] == identity for key in self._rows if key[1] == Role.OUTPUT)
+        return all(calls <= ROOT_CALLS for calls in self._root_calls.values())
+
+    # ------------------------------------------------------------------ reading
+
+    @torch.no_grad()
+    def _read(self, tensor: Tensor) -> tuple[int, int, int] | None:
+        """Queue the statistics of a tensor: its index, its count, the size of its sample."""
+        dense = plain(tensor)
+        if dense is None or not dense.numel() or dense.is_meta:
+            return None
+        low, high = dense.aminmax()
+        sample = flat_sample(dense, SAMPLE_SIZE)
+        number = torch.float64 if dense.dtype == torch.float64 else torch.float32
+        self._readings.append(
+            torch.stack(
+                (
+                    dense.sum(dtype=number),
+                    torch.linalg.vector_norm(dense, dtype=number),
+                    torch.maximum(high, -low).to(number),
+                    (sample == 0).sum().to(number),
+                )
+            )
+        )
+        return len(self._readings) - 1, dense.numel(), len(sample)
+
+    def _note(self, tensor: Tensor, key: Key) -> _Seen | None:
+        seen = self._seen.get(id(tensor))
+        if seen is None or seen.tensor() is not tensor or seen.version != tensor._version:
+            read = self._read(tensor)
+            if read is None:
+                return None
+            seen = self._seen[id(tensor)] = _Seen(weakref.ref(tensor), tensor._version, read[0])
+            self._sizes[read[0]] = read[1:]
+        row = self._rows[key]
+        row.readings.append(seen.reading)
+        row.counts.append(self._sizes[seen.reading])
+        row.batch = tensor.shape[0] if tensor.dim() else -1
+        if tensor.grad_fn is not None:
+            row.edges.append((private.node_sequence_nr(tensor.grad_fn), tensor.output_nr))
+        return seen
+
+    def _want_gradient(self, seen: _Seen, tensor: Tensor, key: Key) -> None:
+        # a leaf (an input, a returned parameter) would collect one hook a step
+        if not tensor.requires_grad or tensor.is_leaf:
+            return
+        if not seen.gradients:
+            hook = self._guard(functools.partial(self._gradient, seen.gradients))
+            tensor.register_hook(hook)
+        if key not in seen.gradients:
+            seen.gradients.append(key)
+
+    def _gradient(self, keys: list[Key], gradient: Tensor) -> None:
+        if not self.active or private.functorch_level_active():
+            return
+        read = self._read(gradient)
+        if read is None:
+            return
+        for key in keys:
+            row = self._rows[key]
+            row.readings.append(read[0])
+            row.counts.append(read[1:])
+            row.batch = gradient.shape[0] if gradient.dim() else -1
+
+    def _read_units(self, module: nn.Module, identity: int, tensor: Tensor, seen: _Seen) -> None:
+        kind = module_kind(module)
+        if kind is not None:
+            reading = units.read_module(kind, tensor, module)
+            role = Role.OUTPUT
+        elif module._parameters and seen.leaf_module == -1:
+            reading = units.read_function(tensor)
+            role = Role.INPUT
+        else:
+            return
+        if reading is not None:
+            self._units[identity, role].append(reading)
+
+    @torch.no_grad()
+    def _read_spread(self, tensor: Tensor, row: Row) -> None:
+        if tensor.dim() < 2 or tensor.shape[0] < 2 or tensor.layout is not torch.strided:
+            return
+        if tensor.is_complex():
+            return
+        flat = tensor.detach().reshape(tensor.shape[0], -1)
+        flat = flat[:, :: -(-flat.shape[1] // SPREAD_FEATURES)].to(torch.float32)
+        variance = flat.var(dim=0, unbiased=False).mean()
+        self._readings.append(torch.stack((variance, flat.square().mean(), variance, variance)))
+        row.spreads.append(len(self._readings) - 1)
+
+    # ------------------------------------------------------------------ rows
+
+    def edges(self) -> dict[Key, tuple[int, int]]:
+        """Autograd edge (node number, output number) of the tensor last seen under each key."""
+        return {key: row.edges[-1] for key, row in self._rows.items() if row.edges}
+
+    def take(self, step: int, consumers: Mapping[Key, int]) -> tuple[Rows, Rows, bytes]:
+        """Rows of ``activations``, rows of ``units`` and their blob; then forget them."""
+        numbers = module_rows.transfer(self._readings)
+        activations = module_rows.activations(step, self._rows, numbers, consumers)
+        states, blob = module_rows.units(step, self._units)
+        self.clear()
+        return activations, states, blob

@@ -1,0 +1,171 @@
+"""Objects to ids: every module and parameter below the watched roots, shared ones once.
+
+Ids are given in the order in which objects are met and are never re-used; objects are held weakly
+and known by identity, since ``id()`` of a dead object comes back.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+_PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
+
+
+class IdMap:
+    """Ids of objects that are compared by identity and held weakly."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._next = 0
+
+    def get(self, thing: Any) -> int | None:
+        """The id of ``thing``, None if it was never added."""
+        entry = self._known.get(id(thing))
+        return entry[1] if entry is not None and entry[0]() is thing else None
+
+    def add(self, thing: Any) -> int:
+        """The id of ``thing``, a new one if it is not known."""
+        known = self.get(thing)
+        if known is not None:
+            return known
+        identity, self._next = self._next, self._next + 1
+        self._known[id(thing)] = (weakref.ref(thing), identity)
+        return identity
+
+    def living(self) -> Iterator[tuple[int, Any]]:
+        """Id and object of everything that still lives."""
+        for reference, identity in list(self._known.values()):
+            thing = reference()
+            if thing is not None:
+                yield identity, thing
+
+
+@dataclass
+class Place:
+    """Where an object stands: below which root, under which names, in which module."""
+
+    identity: int
+    root: int
+    path: str
+    owner: int = -1
+    registered: bool = True
+    aliases: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Tree:
+    """All modules and parameters of all roots, each once, with its places."""
+
+    modules: dict[int, Place]
+    parameters: dict[int, Place]
+
+
+class Registry:
+    """The known modules and parameters of the watched roots."""
+
+    def __init__(self, roots: Sequence[nn.Module]) -> None:
+        self.modules = IdMap()
+        self.parameters = IdMap()
+        self._roots = [weakref.ref(unwrap(root)) for root in roots]
+
+    @property
+    def roots(self) -> list[nn.Module]:
+        """The root modules that still live, wrappers of parallel training taken off."""
+        return [root for reference in self._roots if (root := reference()) is not None]
+
+    def walk(self) -> Tree:
+        """Look at every root anew; ids of what is known stay."""
+        modules: dict[int, Place] = {}
+        parameters: dict[int, Place] = {}
+        for root in self.roots:
+            self._walk(root, self.modules.add(root), "", True, modules, parameters)
+        return Tree(modules, parameters)
+
+    def _walk(
+        self,
+        module: nn.Module,
+        root: int,
+        path: str,
+        registered: bool,
+        modules: dict[int, Place],
+        parameters: dict[int, Place],
+    ) -> None:
+        identity = self.modules.add(module)
+        if not _note(modules, Place(identity, root, path, registered=registered)):
+            return
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                place = self.parameters.add(parameter)
+                _note(parameters, Place(place, root, _join(path, name), identity, registered))
+        for name, child in module._modules.items():
+            if child is not None:
+                below = path if name in _WRAPPERS else _join(path, name)
+                self._walk(child, root, below, registered, modules, parameters)
+        for name, thing in _unregistered(module):
+            if isinstance(thing, nn.Module):
+                self._walk(thing, root, _join(path, name), False, modules, parameters)
+            else:
+                place = self.parameters.add(thing)
+                _note(parameters, Place(place, root, _join(path, name), identity, False))
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The user's module inside wrappers of parallel training and compilation."""
+    while True:
+        if type(module).__name__ in _PARALLEL and isinstance(
+            inner := getattr(module, "module", None), nn.Module
+        ):
+            module = inner
+        elif isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+            module = inner
+        else:
+            return module
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether calls of ``module`` run compiled code, in which hooks must not be placed."""
+    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
+
+
+def _note(places: dict[int, Place], place: Place) -> bool:
+    """Add a place; a second one becomes an alias of the first. True if it is the first."""
+    first = places.get(place.identity)
+    if first is None:
+        places[place.identity] = place
+        return True
+    if place.path != first.path or place.root != first.root:
+        if place.registered and not first.registered:
+            first.registered = True
+        first.aliases.append(place.path)
+    return False
+
+
+def _unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Modules and parameters in plain lists, tuples and dicts that are attributes of ``module``."""
+    for name, value in list(vars(module).items()):
+        if name.startswith("_") and name in _INTERNAL:
+            continue
+        if isinstance(value, (list, tuple)):
+            items: Iterator[tuple[Any, Any]] = iter(enumerate(value))
+        elif isinstance(value, dict):
+            items = iter(list(value.items()))
+        else:
+            continue
+        for key, thing in items:
+            if isinstance(thing, nn.Module):
+                yield f"{name}.{key}", thing
+            elif isinstance(thing, Tensor) and thing.is_leaf and thing.requires_grad:
+                yield f"{name}.{key}", thing
+
+
+_INTERNAL = frozenset(vars(nn.Module()))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,61 @@
+"""Dense real views of any gradient, and fixed strided samples of them, without copying the whole."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def plain(tensor: Tensor) -> Tensor | None:
+    """``tensor`` as a detached dense real tensor with the same norm, None if there is no way.
+
+    Sparse: the values of the coalesced tensor (an uncoalesced one counts an index several times).
+    Complex: seen as pairs of reals. Nested: its values. DTensor: this rank's shard.
+    """
+    tensor = tensor.detach()
+    local = getattr(tensor, "to_local", None)
+    if local is not None:
+        tensor = local()
+    if tensor.layout is torch.jagged or tensor.is_nested:
+        tensor = tensor.values()
+    elif tensor.layout in (torch.sparse_coo,):
+        tensor = tensor.coalesce().values()
+    elif tensor.layout is not torch.strided:
+        tensor = tensor.values()
+    if tensor.is_quantized:
+        return None
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    return tensor if tensor.is_floating_point() else None
+
+
+def flat_sample(tensor: Tensor, size: int) -> Tensor:
+    """At most ``size`` elements of a dense tensor at a fixed stride, ``[n]``.
+
+    A view wherever the elements lie densely in memory, in any order of axes: the same tensor gives
+    the same positions on every step.
+    """
+    count = tensor.numel()
+    if _dense(tensor):
+        flat = tensor.as_strided((count,), (1,), tensor.storage_offset())
+    else:
+        flat = tensor.reshape(-1)
+    if count <= size:
+        return flat
+    stride = -(-count // size)
+    # an odd stride meets all columns of a power-of-two matrix, an even one only some
+    stride += 1 - stride % 2
+    return flat[::stride]
+
+
+def _dense(tensor: Tensor) -> bool:
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, length in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if length == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= length
+    return True

@@ -1,0 +1,30 @@
+"""The figures of the report, one file each; the numbers come from gradscope.diagnose."""
+
+from __future__ import annotations
+
+from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.report.figures.depth import depth_figures
+from gradscope.report.figures.figure import Figure
+from gradscope.report.figures.gradient_map import gradient_map
+from gradscope.report.figures.number_format import number_format_figure
+from gradscope.report.figures.training import training_figure
+from gradscope.report.figures.units import units_figure
+from gradscope.report.figures.updates import updates_figure
+from gradscope.report.view.layers import Layers
+
+
+def all_figures(diagnosis: Diagnosis, layers: Layers) -> tuple[Figure, ...]:
+    """Every figure in the order of the page."""
+    recording = diagnosis.recording
+    marked = frozenset(name for finding in diagnosis.findings for name in finding.modules)
+    return (
+        gradient_map(layers, marked),
+        *depth_figures(recording, marked),
+        training_figure(recording, diagnosis.findings),
+        updates_figure(recording, layers, marked),
+        units_figure(recording, marked),
+        number_format_figure(recording, layers, marked),
+    )
+
+
+__all__ = ["Figure", "all_figures"]

@@ -1,0 +1,253 @@
+"""By depth: the gradient's size at every layer early and late in the run, and each layer's gain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from gradscope.diagnose import windows
+from gradscope.diagnose.flow import DepthProfile, Layer, depth_profile
+from gradscope.recording.reader import Recording
+from gradscope.report.figures.figure import (
+    Figure,
+    NumberTable,
+    Swatch,
+    blank,
+    compact,
+    power_ticks,
+    row_axis,
+    rows_height,
+)
+from gradscope.report.numbers import decades, plural, times
+from gradscope.report.theme import colour
+from gradscope.report.view.numerals import number
+
+_PROFILE_HELP = (
+    "The gradient of the loss at each layer's output, the input on top. The solid line is the last "
+    "window of the run with the band that holds eight tenths of its steps; the dashed line is the "
+    "first window.",
+    "An upright line is what training wants. A line that runs to the left on its way up loses the "
+    "gradient before it reaches the input; one that runs to the right grows it.",
+)
+_GAIN_HELP = (
+    "Backpropagation multiplies the gradient by one factor at each layer: its gain, the norm at the "
+    "layer's input over that at its output. Bars to the left shrink the gradient, bars to the right "
+    "grow it; their product over all layers is the profile beside it.",
+    "Weights and activations are told apart, because they are mended differently: a weight by its "
+    "initialisation or a norm, an activation by another one.",
+)
+_KINDS = (
+    ("weight", "series-1", "", "weights"),
+    ("activation", "series-2", "/", "activation"),
+    ("other", "series-quiet", ".", "other (norm, pooling, reshape, add)"),
+)
+
+
+def depth_figures(recording: Recording, marked: frozenset[str]) -> tuple[Figure, Figure]:
+    """The profile and the gains; ``marked`` are the names that findings are about."""
+    last = depth_profile(recording)
+    if not last.layers or not last.steps:
+        missing = "Gradients inside the model were not recorded"
+        return (
+            Figure("depth", "How much arrives", f"{missing}, so there is no profile by depth."),
+            Figure("gain", "Who loses it", f"{missing}, so no layer's gain is known."),
+        )
+    first = depth_profile(recording, windows.first_window(recording, "activations"))
+    return _profile(first, last, marked), _gains(last, marked)
+
+
+def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) -> Figure:
+    names = [layer.module for layer in last.layers]
+    rows = list(range(len(names)))
+    figure = blank(rows_height(len(names)) + 70)
+    early = {layer.module: layer.rms for layer in first.layers}
+    before = _logs([early.get(name, math.nan) for name in names])
+    middle = _logs([layer.rms for layer in last.layers])
+    low = _logs([layer.rms_low for layer in last.layers])
+    high = _logs([layer.rms_high for layer in last.layers])
+    figure.add_trace(
+        go.Scatter(
+            x=compact(np.concatenate([low, high[::-1]])), y=rows + rows[::-1], mode="lines",
+            fill="toself", fillcolor=colour("series-1"), opacity=0.22, line={"width": 0},
+            hoverinfo="skip", name="eight tenths of the steps",
+        )
+    )  # fmt: skip
+    for values, dash, shade, symbol, name in (
+        (before, "dash", "series-2", "circle-open", "first window"),
+        (middle, "solid", "series-1", "circle", "last window"),
+    ):
+        figure.add_trace(
+            go.Scatter(
+                x=compact(values), y=rows, mode="lines+markers", name=name,
+                line={"dash": dash, "color": colour(shade), "width": 2},
+                marker={"size": 6, "symbol": symbol, "color": colour(shade)},
+                text=[number(float(10**v)) for v in values],
+                hovertemplate="%{text}<extra>" + name + "</extra>",
+            )
+        )  # fmt: skip
+    seen = np.concatenate([before, low, high])
+    seen = seen[np.isfinite(seen)]
+    if len(seen):
+        ends = float(seen.min()) - 0.15, float(seen.max()) + 0.15
+        figure.update_xaxes(range=list(ends), **power_ticks(*ends, 6))
+    figure.update_xaxes(title_text="RMS of the gradient at the layer's output")
+    row_axis(figure, names, marked)
+    return Figure(
+        key="depth",
+        title="How much arrives",
+        reading=_profile_reading(last),
+        help=_PROFILE_HELP,
+        table=NumberTable(
+            ("layer", "first window", "last window", "10 % of steps below", "10 % of steps above"),
+            tuple(
+                (
+                    layer.module or "the model",
+                    number(early.get(layer.module)),
+                    number(layer.rms),
+                    number(layer.rms_low),
+                    number(layer.rms_high),
+                )
+                for layer in last.layers
+            ),
+        ),
+        plot=figure,
+        legend=(
+            Swatch("series-1", f"last {plural(len(last.steps), 'sampled step')}", "line"),
+            Swatch("series-1", "eight tenths of them", "band"),
+            Swatch("series-2", f"first {plural(len(first.steps), 'sampled step')}", "dash"),
+        ),
+        data={"layers": names, "layerAxis": "y"},
+    )
+
+
+def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
+    names = [layer.module for layer in last.layers]
+    bars = [bar for row, layer in enumerate(last.layers) for bar in _bars(row, layer)]
+    if not bars:
+        return Figure(
+            "gain", "Who loses it", "No layer had a gradient at its input as well as at its output."
+        )
+    figure = blank(rows_height(len(names)) + 70)
+    for kind, shade, pattern, label in _KINDS:
+        own = [bar for bar in bars if bar[0] == kind]
+        if not own:
+            continue
+        figure.add_trace(
+            go.Bar(
+                x=compact(np.array([math.log10(gain) for _, _, gain, _ in own]), 3),
+                y=[row for _, row, _, _ in own],
+                width=[0.4 if between else 0.72 for _, _, _, between in own],
+                orientation="h",
+                name=label,
+                marker={
+                    "color": colour(shade),
+                    "line": {"width": 0},
+                    "pattern": {"shape": pattern, "fgcolor": colour("surface"), "size": 5,
+                                "solidity": 0.25},
+                },
+                text=[f"×{number(gain)}" for _, _, gain, _ in own],
+                textposition="none",
+                hovertemplate="%{text}<extra>" + label + "</extra>",
+            )
+        )  # fmt: skip
+    logs = [math.log10(gain) for _, _, gain, _ in bars]
+    reach = max(0.5, *(abs(v) for v in logs)) * 1.1
+    ends = (-reach if min(logs) < 0 else -0.2 * reach, reach if max(logs) > 0 else 0.2 * reach)
+    values = _gain_ticks(*ends)
+    figure.update_layout(barmode="overlay", bargap=0.2)
+    figure.update_xaxes(
+        title_text="gain of the layer", range=list(ends), tickmode="array",
+        tickvals=[math.log10(v) for v in values], ticktext=[f"×{number(v)}" for v in values],
+        zeroline=True, zerolinecolor=colour("line-strong"),
+    )  # fmt: skip
+    row_axis(figure, names, marked)
+    present = {bar[0] for bar in bars}
+    return Figure(
+        key="gain",
+        title="Who loses it",
+        reading=_gain_reading(last),
+        help=_GAIN_HELP,
+        table=NumberTable(
+            ("layer", "kind", "gain", "gain up to the next layer"),
+            tuple(
+                (layer.module or "the model", layer.kind, number(layer.gain), number(layer.between))
+                for layer in last.layers
+            ),
+        ),
+        plot=figure,
+        legend=tuple(
+            Swatch(shade, label, glyph={"/": "hatched", ".": "dotted"}.get(pattern, ""))
+            for kind, shade, pattern, label in _KINDS
+            if kind in present
+        ),
+        data={"layers": names, "layerAxis": "y"},
+    )
+
+
+def _bars(row: int, layer: Layer) -> list[tuple[str, float, float, bool]]:
+    """Kind, position, gain, and whether it stands between two layers."""
+    found = []
+    if layer.gain > 0 and math.isfinite(layer.gain):
+        found.append((str(layer.kind), float(row), layer.gain, False))
+    # a gain of exactly 1 between two layers is a plain connection: nothing to draw
+    if layer.between > 0 and math.isfinite(layer.between) and abs(layer.between - 1) > 1e-3:
+        found.append((str(layer.between_kind), row + 0.5, layer.between, True))
+    return found
+
+
+def _profile_reading(last: DepthProfile) -> str:
+    if not math.isfinite(last.decades):
+        return "How much of the gradient reaches the input cannot be said: its layers have no gradient."
+    span = (
+        f"The gradient loses {decades(last.decades)} on its way from the output to the first weights"
+        if last.decades >= 0.5
+        else "The gradient reaches the first weights with what it has at the output"
+    )
+    if not math.isfinite(last.slope) or last.decades < 0.5:
+        return span + "."
+    return (
+        f"{span}: {last.slope:.2f} decades per weight layer (nine tenths of the steps: "
+        f"{last.slope_low:.2f} to {last.slope_high:.2f})."
+    )
+
+
+def _gain_reading(last: DepthProfile) -> str:
+    parts = {
+        "weights": last.weight_decades,
+        "activations": last.activation_decades,
+        "everything else": last.other_decades,
+    }
+    known = {name: value for name, value in parts.items() if math.isfinite(value)}
+    lost = {name: value for name, value in known.items() if value > 0.05}
+    if not known:
+        return "The gains behind the first weights are not known."
+    if not lost:
+        grown = -sum(known.values())
+        return (
+            f"No part shrinks the gradient; together they multiply it by {times(10**grown)[:-1]}."
+            if grown < 300
+            else "No part shrinks the gradient."
+        )
+    texts = [f"{name} {value:.1f}" for name, value in sorted(lost.items(), key=lambda i: -i[1])]
+    return f"Decades lost behind the first weights, by part: {', '.join(texts)}."
+
+
+def _gain_ticks(low: float, high: float) -> list[float]:
+    if high - low < 2.2:
+        choices = [0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0]
+    else:
+        every = max(1, math.ceil((high - low) / 5))
+        choices = [10.0**p for p in range(-300, 301) if p % every == 0]
+    return [v for v in choices if low <= math.log10(v) <= high]
+
+
+def _logs(values: Sequence[float]) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(np.asarray(values, np.float64))
+    logs[~np.isfinite(logs)] = np.nan
+    return logs
+
+

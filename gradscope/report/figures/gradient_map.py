@@ -1,0 +1,236 @@
+"""The map: the size of the gradient of every layer at every sampled step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+import plotly.graph_objects as go
+
+from gradscope.report.figures.figure import (
+    Figure,
+    NumberTable,
+    Swatch,
+    blank,
+    compact,
+    layer_ticks,
+    nice_step_ticks,
+    power_ticks,
+)
+from gradscope.report.numbers import plural
+from gradscope.report.theme import CIVIDIS, colour
+from gradscope.report.view.layers import Cell, Layers
+from gradscope.report.view.numerals import ABSENT, number
+
+COLUMNS = 240
+"""Most columns: a screen shows no more, and the page stays small."""
+_STATES = (
+    (Cell.FROZEN, "state-frozen", "frozen", "F"),
+    (Cell.NONE, "state-none", "no gradient", "–"),
+    (Cell.ZERO, "state-zero", "exactly zero", "0"),
+    (Cell.NON_FINITE, "state-non-finite", "NaN or Inf", "×"),
+)
+_HELP = (
+    "Each row is a layer, the input on top and the output at the bottom; each column is a sampled "
+    "training step. The colour is the root mean square of the gradient that the optimizer was about "
+    "to use, so a large layer does not look worse than a small one.",
+    "A healthy map is nearly one colour from top to bottom. A map that darkens towards the top "
+    "vanishes; one that brightens towards the top explodes; a bright column is a spike.",
+    "Click a cell to choose its layer and step in all figures below, or use the two fields.",
+)
+
+
+def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
+    """The heat map of ``layers``; ``marked`` are the names that findings are about."""
+    if not len(layers.steps) or not layers.layers:
+        return Figure("map", "Where and when", "No gradient was recorded, so there is no map.")
+    groups = _groups(len(layers.steps))
+    middle, largest, cells = _reduce(layers, groups)
+    seen = middle[np.isfinite(middle)]
+    names = layers.names
+    inner = int(np.clip(20 * len(names), 160, 720))
+    figure = blank(inner + 110)
+    present = [state for state in _STATES if (cells == state[0]).any()]
+    for cell, shade, label, _ in present:
+        figure.add_trace(_flat(cells == cell, shade, label))
+    low, high = (float(seen.min()), float(largest[np.isfinite(largest)].max())) if len(seen) else (
+        -1.0, 0.0)  # fmt: skip
+    figure.add_trace(
+        go.Heatmap(
+            z=compact(middle),
+            zmin=low,
+            zmax=max(high, low + 1e-6),
+            colorscale=[list(stop) for stop in CIVIDIS],
+            hoverongaps=False,
+            hovertemplate="10^%{z:.2f}<extra></extra>",
+            name="gradient",
+            colorbar={
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1,
+                "yanchor": "bottom",
+                "ypad": 26,
+                "xpad": 0,
+                "len": 0.6,
+                "thickness": 10,
+                "outlinewidth": 0,
+                "title": {"text": "RMS of the gradient", "side": "top", "font": {"size": 12}},
+                **power_ticks(low, high, 5),
+            },
+        )
+    )
+    glyphs = [(r, c, sign) for cell, _, _, sign in present for r, c in _begins(cells == cell)]
+    if glyphs:
+        figure.add_trace(
+            go.Scatter(
+                x=[c for _, c, _ in glyphs],
+                y=[r for r, _, _ in glyphs],
+                text=[sign for _, _, sign in glyphs],
+                mode="text",
+                textfont={"color": colour("glyph"), "size": 13},
+                hoverinfo="skip",
+            )
+        )
+    starts = layers.steps[[first for first, _ in groups]]
+    positions, labels = nice_step_ticks(starts)
+    figure.update_layout(
+        margin={"l": 150, "r": 16, "t": 66, "b": 44},
+        plot_bgcolor=colour("not-recorded"),
+    )
+    figure.update_xaxes(
+        title_text="sampled step", tickmode="array", tickvals=positions, ticktext=labels,
+        showgrid=False, range=[-0.5, len(groups) - 0.5],
+    )  # fmt: skip
+    figure.update_yaxes(
+        showgrid=False, range=[len(names) - 0.5, -0.5], **layer_ticks(names, inner, marked)
+    )
+    return Figure(
+        key="map",
+        title="Where and when",
+        reading=_reading(layers),
+        help=_HELP,
+        table=_table(layers),
+        plot=figure,
+        legend=(
+            *(Swatch(shade, label, glyph=sign) for _, shade, label, sign in present),
+            *([Swatch("not-recorded", "not recorded")] if (cells == 0).any() else []),
+        ),
+        reduced=_reduced(len(layers.steps), len(groups)),
+        data={
+            "layers": names,
+            "layerAxis": "y",
+            "columns": [[int(layers.steps[a]), int(layers.steps[b - 1])] for a, b in groups],
+            "cells": cells.tolist(),
+            "largest": compact(largest) if len(groups) < len(layers.steps) else None,
+            "marked": sorted(marked & set(names)),
+        },
+    )
+
+
+def _groups(count: int) -> list[tuple[int, int]]:
+    """Half-open ranges of consecutive sampled steps, at most COLUMNS, their sizes one apart."""
+    edges = np.linspace(0, count, min(count, COLUMNS) + 1).round().astype(int)
+    return [(int(a), int(b)) for a, b in pairwise(edges)]
+
+
+def _reduce(
+    layers: Layers, groups: list[tuple[int, int]]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.uint8]]:
+    """Median and maximum of log10 RMS, and the cell that hides the others, for each column."""
+    shape = (len(layers.layers), len(groups))
+    middle, largest = np.full(shape, np.nan), np.full(shape, np.nan)
+    cells = np.zeros(shape, np.uint8)
+    with np.errstate(divide="ignore"):
+        logs = np.log10(layers.rms)
+    logs[~np.isfinite(logs)] = np.nan
+    for column, (a, b) in enumerate(groups):
+        cells[:, column] = layers.cells[:, a:b].max(axis=1)
+        block = logs[:, a:b]
+        some = ~np.isnan(block).all(axis=1)
+        middle[some, column] = np.nanmedian(block[some], axis=1)
+        largest[some, column] = np.nanmax(block[some], axis=1)
+    # a column that holds one NaN among finite steps must show it: the state lies over the colour
+    middle[cells != Cell.FINITE] = np.nan
+    largest[cells != Cell.FINITE] = np.nan
+    return middle, largest, cells
+
+
+def _flat(where: npt.NDArray[np.bool_], shade: str, label: str) -> go.Heatmap:
+    return go.Heatmap(
+        z=[[1 if cell else None for cell in row] for row in where],
+        colorscale=[[0, colour(shade)], [1, colour(shade)]],
+        showscale=False,
+        hoverongaps=False,
+        name=label,
+        hovertemplate=f"{label}<extra></extra>",
+    )
+
+
+def _begins(where: npt.NDArray[np.bool_]) -> Iterator[tuple[int, int]]:
+    """First cell of each run of ``where`` in each row; one glyph there marks the whole run."""
+    before = np.zeros_like(where)
+    before[:, 1:] = where[:, :-1]
+    for row, column in np.argwhere(where & ~before):
+        yield int(row), int(column)
+
+
+def _last_finite(layers: Layers) -> tuple[int, npt.NDArray[np.float64]] | None:
+    columns = np.flatnonzero(np.isfinite(layers.rms).any(axis=0))
+    return (int(layers.steps[columns[-1]]), layers.rms[:, columns[-1]]) if len(columns) else None
+
+
+def _reading(layers: Layers) -> str:
+    parts = []
+    last = _last_finite(layers)
+    if last is not None:
+        step, column = last
+        known = np.flatnonzero(np.isfinite(column) & (column > 0))
+        if len(known):
+            small, large = known[column[known].argmin()], known[column[known].argmax()]
+            span = np.log10(column[large] / column[small])
+            parts.append(
+                f"At step {step:,} the gradient is smallest in {layers.names[small]} "
+                f"({number(column[small])}) and largest in {layers.names[large]} "
+                f"({number(column[large])}): {span:.1f} orders of magnitude apart."
+            )
+    broken = np.argwhere(layers.cells == Cell.NON_FINITE)
+    if len(broken):
+        at = broken[:, 1].min()
+        rows = np.flatnonzero(layers.cells[:, at] == Cell.NON_FINITE)
+        parts.append(
+            f"NaN or Inf first at step {int(layers.steps[at]):,}, in {plural(len(rows), 'layer')} "
+            f"of {len(layers.layers)}."
+        )
+    return " ".join(parts) or "No finite gradient was recorded."
+
+
+def _reduced(steps: int, columns: int) -> str:
+    if columns == steps:
+        return ""
+    return (
+        f"{plural(steps, 'sampled step')} are drawn as {columns} columns, each the median of up to "
+        f"{-(-steps // columns)} steps; every NaN and Inf is kept, and the largest value of each "
+        "column can be shown instead."
+    )
+
+
+def _table(layers: Layers) -> NumberTable:
+    rows = []
+    for name, rms, cells in zip(layers.names, layers.rms, layers.cells, strict=True):
+        finite = rms[np.isfinite(rms)]
+        texts = [ABSENT] * 5
+        if len(finite):
+            ends = (finite[0], np.median(finite), finite[-1], finite.min(), finite.max())
+            texts = [number(float(value)) for value in ends]
+        others = [
+            f"{label} on {plural(int((cells == cell).sum()), 'step')}"
+            for cell, _, label, _ in _STATES
+            if (cells == cell).any()
+        ]
+        rows.append((name, *texts, ", ".join(others) or "finite on all"))
+    return NumberTable(
+        ("layer", "first", "median", "last", "smallest", "largest", "state"), tuple(rows)
+    )

@@ -1,0 +1,155 @@
+"""Units: how many units of each activation are dead, nearly flat or live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+
+from gradscope.diagnose import windows
+from gradscope.diagnose.unit_window import unit_windows
+from gradscope.recording.facts import Activation
+from gradscope.recording.reader import Recording
+from gradscope.report.figures.figure import (
+    Figure,
+    NumberTable,
+    Swatch,
+    blank,
+    row_axis,
+    rows_height,
+)
+from gradscope.report.numbers import plural
+from gradscope.report.theme import colour
+from gradscope.report.view.numerals import number, percent
+
+FLAT = 0.05
+"""Mean slope, as a share of the activation's largest, below which a unit passes next to nothing
+back; the same limit at which the observer calls a unit active."""
+_HELP = (
+    "Each bar is all units (channels) of one activation over the last sampled steps. A dead unit was "
+    "never active in any batch: no gradient passes it, so it cannot come back by itself.",
+    "A flat unit passes less than 5 % of the gradient on average over batch and positions: saturated, "
+    "in a sigmoid or tanh. A live one passes more.",
+)
+_PARTS = (
+    ("dead", "series-2", "x", "dead: never active"),
+    ("flat", "series-4", "/", "flat: slope below 5 %"),
+    ("live", "series-1", "", "live"),
+)
+
+
+@dataclass(frozen=True)
+class _Units:
+    name: str
+    activation: str
+    units: int
+    dead: int
+    flat: int
+    slope: float
+    batches: int
+
+    @property
+    def live(self) -> int:
+        return self.units - self.dead - self.flat
+
+
+def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
+    """Stacked shares for each activation, in call order."""
+    found = _states(recording)
+    if not found:
+        return Figure(
+            "units", "Dead and flat units", "No activation's units were recorded in this run."
+        )
+    names = [item.name for item in found]
+    figure = blank(rows_height(len(names)) + 70)
+    for part, shade, pattern, label in _PARTS:
+        shares = [getattr(item, part) / item.units for item in found]
+        if not any(shares):
+            continue
+        figure.add_trace(
+            go.Bar(
+                x=[round(share, 4) for share in shares],
+                y=list(range(len(names))),
+                orientation="h",
+                name=label,
+                width=0.72,
+                marker={
+                    "color": colour(shade),
+                    "line": {"width": 0},
+                    "pattern": {"shape": pattern, "fgcolor": colour("surface"), "size": 6,
+                                "solidity": 0.25},
+                },
+                text=[f"{getattr(item, part):,} of {plural(item.units, 'unit')}" for item in found],
+                textposition="none",
+                hovertemplate="%{text}<extra>" + part + "</extra>",
+            )
+        )  # fmt: skip
+    figure.update_layout(barmode="stack")
+    figure.update_xaxes(
+        title_text="share of the units", range=[0, 1], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1]
+    )
+    row_axis(figure, names, marked)
+    return Figure(
+        key="units",
+        title="Dead and flat units",
+        reading=_reading(found),
+        help=_HELP,
+        table=NumberTable(
+            ("activation", "kind", "units", "dead", "flat", "mean slope", "batches"),
+            tuple(
+                (item.name, item.activation, f"{item.units:,}", f"{item.dead:,}", f"{item.flat:,}",
+                 percent(item.slope), f"{item.batches:,}")
+                for item in found
+            ),
+        ),
+        plot=figure,
+        legend=tuple(
+            Swatch(shade, label, glyph={"x": "crossed", "/": "hatched"}.get(pattern, ""))
+            for part, shade, pattern, label in _PARTS
+            if any(getattr(item, part) for item in found)
+        ),
+        data={"layers": names, "layerAxis": "y"},
+    )  # fmt: skip
+
+
+def _states(recording: Recording) -> list[_Units]:
+    frame = recording.units
+    window = windows.last_window(recording, "units")
+    frame = frame[frame["step"].isin(window)]
+    dead = {(w.module_id, w.activation): w for w in unit_windows(recording)}
+    order = recording.modules["order"].to_dict()
+    found: list[tuple[float, _Units]] = []
+    for (module, kind), rows in frame.groupby(["module_id", "activation"]):
+        rows = rows[rows["looked_at"] == rows["looked_at"].iloc[-1]]
+        slopes = np.array([recording.unit_states(int(row))[1] for row in rows.index])
+        known = dead.get((int(module), Activation(int(kind))))
+        gone = known.dead if known else 0
+        # NaN where slopes were not recorded: such a unit is not called flat
+        flat = int((slopes.mean(axis=0) < FLAT).sum())
+        name = recording.module_names.get(int(module), "") or "the model"
+        item = _Units(
+            name=name,
+            activation=Activation(int(kind)).name.lower(),
+            units=int(rows["looked_at"].iloc[-1]),
+            dead=gone,
+            flat=max(0, flat - gone),
+            slope=float(rows["slope"].mean()),
+            batches=len(rows),
+        )
+        place = order.get(int(module))
+        found.append((float("inf") if place is None or place != place else float(place), item))
+    return [item for _, item in sorted(found, key=lambda pair: pair[0]) if item.units]
+
+
+def _reading(found: list[_Units]) -> str:
+    units = sum(item.units for item in found)
+    dead, flat = sum(item.dead for item in found), sum(item.flat for item in found)
+    if not dead and not flat:
+        return f"All {units:,} units of {plural(len(found), 'activation')} are live."
+    worst = max(found, key=lambda item: (item.dead + item.flat) / item.units)
+    return (
+        f"{dead:,} of {plural(units, 'unit')} are dead and {flat:,} flat; most in {worst.name}, "
+        f"where {percent((worst.dead + worst.flat) / worst.units)} of the units pass next to nothing "
+        f"back (mean slope {number(worst.slope)} of the largest)."
+    )

@@ -1,0 +1,152 @@
+"""A diagnosis as GitHub-flavoured Markdown, for a comment in a pull request or a step summary."""
+
+from __future__ import annotations
+
+import re
+
+from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.diagnose.finding import Finding, Fix, Severity
+from gradscope.report import numbers, summary
+from gradscope.report.clean import lines, one_line
+from gradscope.report.run_facts import run_facts
+
+MARK = "<!-- gradscope -->"
+"""First line, by which a bot finds its earlier comment and replaces it."""
+SIGNS: dict[Severity, str] = {"critical": "● critical", "warning": "▲ warning", "note": "◆ note"}
+
+
+def render(diagnosis: Diagnosis) -> str:
+    """Verdict, a table of the findings, each one's evidence and fixes folded below it, the rest."""
+    facts = run_facts(diagnosis.recording)
+    target = f" of {_code(diagnosis.target)}" if diagnosis.target else ""
+    verdict = _prose(summary.verdict(diagnosis, facts))
+    out = [
+        MARK,
+        f"### gradscope {one_line(diagnosis.command)}{target}".replace(
+            "gradscope  of", "gradscope"
+        ),
+        "",
+        f"**{verdict[:1].upper()}{verdict[1:]}.**",
+        "",
+        f"{summary.counts(diagnosis)} ({summary.seen(facts)})",
+    ]
+    if diagnosis.findings:
+        out += ["", "| | rule | layer | since | line |", "|---|---|---|---|---|"]
+        out += [_row(finding, diagnosis) for finding in diagnosis.findings]
+        for finding in diagnosis.findings:
+            out += ["", *_details(finding)]
+    out += _rest(diagnosis)
+    if diagnosis.failed and diagnosis.findings:
+        out += ["", _prose(summary.stopped(diagnosis))]
+    if facts.interrupted:
+        out += ["", f"Ended early: {_prose(facts.interrupted)}"]
+    for title, sentences in (
+        ("Assumed", diagnosis.recording.assumptions),
+        ("Limits", diagnosis.recording.limits),
+        ("Rules that failed", diagnosis.errors),
+    ):
+        if sentences:
+            out += ["", f"{title}:", "", *(f"- {_prose(sentence)}" for sentence in sentences)]
+    if diagnosis.reproduce:
+        out += ["", f"Reproduce: {_code(diagnosis.reproduce)}"]
+    return "\n".join(out) + "\n"
+
+
+def _row(finding: Finding, diagnosis: Diagnosis) -> str:
+    location = summary.where(finding)
+    cells = (
+        SIGNS[finding.severity],
+        f"{_prose(finding.code)} {_prose(finding.name)}",
+        _cell(summary.place(finding, diagnosis.recording)),
+        f"step {finding.first_step}",
+        _cell(str(location)) if location else "",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _details(finding: Finding) -> list[str]:
+    title = f"{finding.code} {finding.name}: {finding.summary}"
+    # this line is HTML to the end: Markdown's own escapes would show there
+    out = [f"<details><summary>{_html(title)}</summary>", ""]
+    out += [f"- {_prose(text)}" for text in summary.measured(finding)]
+    steps = numbers.steps(finding.first_step, finding.last_step)
+    out.append(f"- {steps}; confidence: {finding.confidence}")
+    if finding.also:
+        out.append(f"- same cause: {', '.join(_code(name) for name in finding.also)}")
+    if finding.why:
+        out += ["", _prose(finding.why)]
+    if finding.causes:
+        out += ["", "Likely causes:", "", *(f"1. {_prose(cause)}" for cause in finding.causes)]
+    for number, fix in enumerate(finding.fixes, 1):
+        out += ["", *_fix(number, fix)]
+    return [*out, "", "</details>"]
+
+
+def _fix(number: int, fix: Fix) -> list[str]:
+    out = [
+        f"**Fix {number}: {_prose(fix.title)}** "
+        f"({summary.applicability(fix)}; {_prose(summary.tried(fix))})"
+    ]
+    if fix.reason:
+        out += ["", _prose(fix.reason)]
+    code = fix.diff or fix.snippet
+    if code:
+        text = lines(code.rstrip())
+        fence = "`" * max(3, 1 + _longest_ticks("\n".join(text)))
+        out += ["", f"{fence}{'diff' if fix.diff else 'python'}", *text, fence]
+    return out
+
+
+def _rest(diagnosis: Diagnosis) -> list[str]:
+    passed = [
+        f"- {_prose(rule.code)} {_prose(rule.name)}: {_prose(outcome.measured)} "
+        f"({numbers.margin(outcome.margin)})"
+        for rule, outcome in diagnosis.passed
+    ]
+    skipped = [
+        f"- {_prose(rule.code)} {_prose(rule.name)}: {_prose(outcome.reason)}"
+        for rule, outcome in diagnosis.not_applicable
+    ]
+    open_ones = [
+        f"- {_prose(rule.code)} {_prose(rule.name)}: {_prose(outcome.missing)}"
+        for rule, outcome in diagnosis.undecided
+    ]
+    out: list[str] = []
+    for title, items in (
+        ("passed", passed),
+        ("not applicable", skipped),
+        ("undecided", open_ones),
+    ):
+        if items:
+            summary_line = f"<details><summary>{len(items)} {title}</summary>"
+            out += ["", summary_line, "", *items, "", "</details>"]
+    return out
+
+
+def _html(text: str) -> str:
+    """``text`` on one line with no character left that HTML or GitHub would act on."""
+    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # "@name" would notify a person and "#1" link an issue
+    return plain.replace("@", "@<!-- -->").replace("#", "#<!-- -->")
+
+
+def _prose(text: str) -> str:
+    """``_html`` that Markdown does not act on either."""
+    return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", _html(text))
+
+
+def _cell(text: str) -> str:
+    # a table splits at "|" even inside a code span
+    return _code(text).replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    plain = one_line(text)
+    ticks = "`" * (1 + _longest_ticks(plain))
+    # a span that begins or ends with a tick, or is empty, needs the blank
+    pad = " " if not plain or plain.startswith("`") or plain.endswith("`") else ""
+    return f"{ticks}{pad}{plain}{pad}{ticks}"
+
+
+def _longest_ticks(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)

@@ -1,0 +1,212 @@
+"""A finding as its card shows it: every text final, nothing left to work out in the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.diagnose.finding import Evidence, Finding, Fix
+from gradscope.diagnose.rule import Rule
+from gradscope.report import summary
+from gradscope.report.clean import lines, one_line
+from gradscope.report.escape import anchor, scrub
+from gradscope.report.excerpt import Excerpt, excerpt
+from gradscope.report.view.layers import Layers
+from gradscope.report.view.numerals import distance, measured
+from gradscope.report.view.prose import breakable, section, sentence
+from gradscope.report.view.trend import Trend, trend
+
+SEVERITY = {
+    "critical": "training cannot succeed, or its numbers are wrong",
+    "warning": "training is slower or more fragile than it need be",
+    "note": "worth knowing; does no harm now",
+}
+CONFIDENCE = {
+    "certain": "a fact, not an estimate",
+    "strong": "measured over enough steps, well past the limit",
+    "tentative": "few steps, or near the limit",
+}
+_APPLICABILITY = {
+    "exact": ("applies as it stands", "the diff has one meaning and can be applied"),
+    "placeholders": ("fill in the placeholders", "the diff needs a name or a number from you"),
+    "may-change-results": (
+        "may change results",
+        "the diff applies, but the model or its training becomes another one",
+    ),
+    "idea": ("an idea", "no line to change was found; adapt it to your code"),
+}
+_ALSO_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class EvidenceRow:
+    """One measured number with its limit."""
+
+    name: str
+    value: str
+    limit: str
+    distance: str
+
+
+@dataclass(frozen=True)
+class DiffLine:
+    """A line of a diff: its class (``add``, ``del``, ``hunk``, ``file``, ``same``) and its text."""
+
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True)
+class FixView:
+    """A fix.
+
+    Attributes:
+        applicability, meaning: its word and what the word means.
+        trial: one of the trial's statuses.
+        tried: what the trial found, in words.
+        diff: lines of the diff; empty where there is a snippet or nothing.
+        copy: the text that the copy button copies, "" for none.
+    """
+
+    title: Markup
+    reason: Markup
+    applicability: str
+    meaning: str
+    trial: str
+    tried: Markup
+    diff: tuple[DiffLine, ...]
+    snippet: str
+    copy: str
+    cost: Markup
+
+
+@dataclass(frozen=True)
+class Card:
+    """A finding."""
+
+    id: str
+    code: str
+    name: str
+    severity: str
+    severity_meaning: str
+    confidence: str
+    confidence_meaning: str
+    summary: Markup
+    layer: Markup
+    place: str
+    excerpt: Excerpt | None
+    when: str
+    also: tuple[Markup, ...]
+    also_more: tuple[Markup, ...]
+    trend: Trend | None
+    evidence: tuple[EvidenceRow, ...]
+    why: Markup
+    causes: tuple[Markup, ...]
+    fixes: tuple[FixView, ...]
+    wrong_when: Markup
+    silence: str
+    has_page: bool
+    layer_name: str
+
+
+def cards(
+    diagnosis: Diagnosis, layers: Layers, rules: Sequence[type[Rule]]
+) -> tuple[Card, ...]:
+    """One card a finding, in the diagnosis's order."""
+    pages = {rule.code: rule.page() for rule in rules}
+    used: dict[str, int] = {}
+    return tuple(
+        _card(finding, diagnosis, layers, pages.get(finding.code, ""), used)
+        for finding in diagnosis.findings
+    )
+
+
+def _card(
+    finding: Finding, diagnosis: Diagnosis, layers: Layers, page: str, used: dict[str, int]
+) -> Card:
+    name = next((n for n in (*finding.modules, *finding.parameters) if n), "")
+    identity = anchor(finding.code, name)
+    used[identity] = used.get(identity, 0) + 1
+    if used[identity] > 1:
+        identity = f"{identity}:{used[identity]}"
+    location = summary.where(finding)
+    also = tuple(breakable(n or "the whole model") for n in (*finding.modules[1:], *finding.also))
+    return Card(
+        id=identity,
+        code=finding.code,
+        name=finding.name,
+        severity=finding.severity,
+        severity_meaning=SEVERITY[finding.severity],
+        confidence=finding.confidence,
+        confidence_meaning=CONFIDENCE[finding.confidence],
+        summary=sentence(finding.summary),
+        layer=breakable(summary.place(finding, diagnosis.recording)),
+        place=scrub(one_line(str(location))) if location else "",
+        excerpt=excerpt(diagnosis.recording, finding),
+        when=_when(finding, diagnosis),
+        also=also[:_ALSO_SHOWN],
+        also_more=also[_ALSO_SHOWN:],
+        trend=trend(finding, diagnosis.recording, layers),
+        evidence=tuple(_evidence(item) for item in finding.evidence),
+        why=sentence(finding.why),
+        causes=tuple(sentence(cause) for cause in finding.causes),
+        fixes=tuple(_fix(fix) for fix in finding.fixes),
+        wrong_when=section(page, "When it is wrong"),
+        silence=f'ignore = ["{finding.code}{":" if name else ""}{one_line(name)}"]',
+        has_page=bool(page),
+        layer_name=name,
+    )
+
+
+def _when(finding: Finding, diagnosis: Diagnosis) -> str:
+    if finding.first_step == finding.last_step:
+        return f"at step {finding.first_step:,}"
+    steps = diagnosis.recording.steps
+    ends = len(steps) and finding.last_step >= int(steps["step"].max())
+    last = f"to the last step, {finding.last_step:,}" if ends else f"to step {finding.last_step:,}"
+    return f"from step {finding.first_step:,} {last}"
+
+
+def _evidence(item: Evidence) -> EvidenceRow:
+    unit = one_line(item.unit)
+    return EvidenceRow(
+        name=one_line(item.name),
+        value=measured(item.value, unit),
+        limit="" if item.limit is None else measured(item.limit, unit),
+        distance=distance(item.value, item.limit),
+    )
+
+
+def _fix(fix: Fix) -> FixView:
+    word, meaning = _APPLICABILITY[fix.applicability]
+    diff = scrub(fix.diff) if fix.diff else ""
+    snippet = "\n".join(lines(scrub(fix.snippet))) if fix.snippet and not diff else ""
+    return FixView(
+        title=sentence(fix.title),
+        reason=sentence(fix.reason),
+        applicability=word,
+        meaning=meaning,
+        trial=fix.trial.status,
+        tried=sentence(summary.tried(fix)),
+        diff=tuple(DiffLine(_kind(line), line) for line in lines(diff.rstrip("\n"))) if diff else (),
+        snippet=snippet,
+        copy=diff or snippet,
+        cost=sentence(fix.cost),
+    )
+
+
+def _kind(line: str) -> str:
+    if line.startswith(("+++", "---")):
+        return "file"
+    return {"+": "add", "-": "del", "@": "hunk"}.get(line[:1], "same")
+
+
+def first_fix(found: Sequence[Card]) -> tuple[Card, FixView] | None:
+    """The worst finding that has a fix, with its first one."""
+    return next(((card, card.fixes[0]) for card in found if card.fixes), None)
+
+
+__all__ = ["CONFIDENCE", "SEVERITY", "Card", "cards", "first_fix"]

@@ -1,0 +1,149 @@
+"""The layers of a run in forward order, with the gradient of each at every sampled step.
+
+A layer is a module that owns parameters. The sums of its parameters' gradients are merged (they
+are sufficient statistics), so one layer has one gradient RMS whatever its weight and bias are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from gradscope.recording.facts import State
+from gradscope.recording.reader import Recording
+
+
+class Cell(IntEnum):
+    """What is known of the gradient of one layer at one step; higher hides lower when merged."""
+
+    NOT_RECORDED = 0
+    FROZEN = 1
+    NONE = 2
+    ZERO = 3
+    FINITE = 4
+    NON_FINITE = 5
+
+
+_CELL = np.zeros(256, np.uint8)
+for _state, _cell in (
+    (State.FROZEN, Cell.FROZEN),
+    (State.NONE, Cell.NONE),
+    (State.EXACT_ZERO, Cell.ZERO),
+    (State.FINITE, Cell.FINITE),
+    (State.NON_FINITE, Cell.NON_FINITE),
+):
+    _CELL[_state] = _cell
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of the figures and of the layer table.
+
+    Attributes:
+        name: the module's qualified name, or the parameter's where it belongs to no module.
+        type: the module's class, or "parameter".
+        module: id of the module; -1: none.
+        parameters: ids of its own parameters, the largest first.
+        count: elements of these parameters.
+        place: ``file:line`` that builds it, or "".
+    """
+
+    name: str
+    type: str
+    module: int
+    parameters: tuple[int, ...]
+    count: int
+    place: str
+
+
+@dataclass(frozen=True)
+class Layers:
+    """All layers, input first.
+
+    Attributes:
+        layers: the rows, L of them.
+        steps: the sampled steps ``[S]``, ascending.
+        rms: root mean square of the gradient ``[L, S]``; NaN unless the cell is FINITE.
+        cells: ``Cell`` of each ``[L, S]``.
+    """
+
+    layers: tuple[Layer, ...]
+    steps: npt.NDArray[np.int64]
+    rms: npt.NDArray[np.float64]
+    cells: npt.NDArray[np.uint8]
+
+    @property
+    def names(self) -> list[str]:
+        """Names in order."""
+        return [layer.name for layer in self.layers]
+
+    def row_of(self, name: str) -> int | None:
+        """Row of the layer called ``name``, or of the layer that owns the parameter ``name``."""
+        names = self.names
+        if name in names:
+            return names.index(name)
+        owner = name.rpartition(".")[0]
+        return names.index(owner) if owner in names else None
+
+
+def layers_of(recording: Recording) -> Layers:
+    """Arrange ``recording``; every table may be empty."""
+    layers = _in_forward_order(recording)
+    gradients = recording.gradients
+    steps = np.unique(gradients["step"].to_numpy(np.int64))
+    shape = (len(layers), len(steps))
+    row_by_parameter = {p: row for row, layer in enumerate(layers) for p in layer.parameters}
+    rows = gradients["parameter_id"].map(row_by_parameter).to_numpy(np.float64)
+    known = ~np.isnan(rows)
+    at = (rows[known].astype(int), np.searchsorted(steps, gradients["step"].to_numpy()[known]))
+    cells = np.zeros(shape, np.uint8)
+    np.maximum.at(cells, at, _CELL[gradients["state"].to_numpy()[known]])
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    finite = _CELL[gradients["state"].to_numpy()[known]] >= Cell.ZERO
+    np.add.at(sums, at, np.where(finite, gradients["sum_sq"].to_numpy()[known], 0))
+    np.add.at(counts, at, np.where(finite, gradients["count"].to_numpy()[known], 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rms = np.where(cells == Cell.FINITE, np.sqrt(sums / counts), np.nan)
+    return Layers(layers, steps, rms, cells)
+
+
+def _in_forward_order(recording: Recording) -> tuple[Layer, ...]:
+    modules, parameters = recording.modules, recording.parameters
+    found: list[tuple[tuple[float, int], Layer]] = []
+    for owner, group in parameters.groupby("module", sort=False):
+        group = group.sort_values("count", ascending=False)
+        if owner == -1 or owner not in modules.index:
+            found += [
+                ((np.inf, int(item["parameter"])), _lone(item)) for _, item in group.iterrows()
+            ]
+            continue
+        module = modules.loc[owner]
+        order = np.inf if pd.isna(module["order"]) else float(module["order"])
+        layer = Layer(
+            # a parameter of the root itself has no path to show: the class names it
+            name=str(module["name"]) or str(module["type"]),
+            type=str(module["type"]),
+            module=int(owner),
+            parameters=tuple(int(p) for p in group["parameter"]),
+            count=int(group["count"].sum()),
+            place=_place(module["file"], module["line"]),
+        )
+        found.append(((order, int(owner)), layer))
+    return tuple(layer for _, layer in sorted(found, key=lambda item: item[0]))
+
+
+def _lone(parameter: pd.Series) -> Layer:
+    identity = int(parameter["parameter"])
+    return Layer(
+        str(parameter["name"]), "parameter", -1, (identity,), int(parameter["count"]), ""
+    )
+
+
+def _place(file: object, line: object) -> str:
+    if not isinstance(file, str):
+        return ""
+    return file if pd.isna(line) else f"{file}:{line}"

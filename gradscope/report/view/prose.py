@@ -1,0 +1,61 @@
+"""Sentences and rule pages as safe markup."""
+
+from __future__ import annotations
+
+import re
+
+from markdown_it import MarkdownIt
+from markupsafe import Markup, escape
+
+from gradscope.report.clean import one_line
+from gradscope.report.escape import scrub
+
+_CODE = re.compile(r"`([^`]+)`")
+_HEADING = re.compile(r"^##\s+(.+?)\s*$", re.MULTILINE)
+# raw HTML stays text: rule pages may come from other packages
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
+def sentence(text: str) -> Markup:
+    """``text`` with its first letter large and a full stop, backquoted names set as code."""
+    shown = one_line(scrub(text)).rstrip(".")
+    shown = shown[:1].upper() + shown[1:]
+    ending = "" if shown.endswith(("?", "!", ":", "…")) else "."
+    return prose(shown + ending) if shown else Markup("")
+
+
+def prose(text: str) -> Markup:
+    """``text`` escaped, with backquoted names set as code."""
+    parts = _CODE.split(one_line(scrub(text)))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(breakable(part)) if at % 2 else escape(part)
+        for at, part in enumerate(parts)
+    )
+
+
+def breakable(name: str) -> Markup:
+    """``name`` escaped, with places where a narrow screen may break it."""
+    return Markup(re.sub(r"([._/:])(?=[^\s])", r"\1<wbr>", str(escape(one_line(name)))))
+
+
+def page(markdown: str, level: int = 3) -> Markup:
+    """A rule's page as markup, its headings moved down so that the largest has ``level``."""
+    tokens = _MARKDOWN.parse(scrub(markdown))
+    sizes = [int(token.tag[1]) for token in tokens if token.type == "heading_open"]
+    shift = level - min(sizes, default=level)
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(int(token.tag[1]) + shift, 6)}"
+        elif token.type == "fence":
+            # a code block that scrolls must be reachable by keyboard
+            token.attrSet("tabindex", "0")
+    return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))
+
+
+def section(markdown: str, heading: str) -> Markup:
+    """What stands under ``## heading`` in a rule's page; empty if there is no such heading."""
+    parts = _HEADING.split(markdown)
+    for title, body in zip(parts[1::2], parts[2::2], strict=True):
+        if title.casefold() == heading.casefold():
+            return page(body.strip(), level=5)
+    return Markup("")

@@ -1,0 +1,86 @@
+"""The one line that belongs to a finding: what it is about, over the steps of the run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup
+
+from gradscope.diagnose.finding import Finding
+from gradscope.diagnose.learning import loss_curve
+from gradscope.recording.reader import Recording
+from gradscope.report.clean import one_line
+from gradscope.report.view.layers import Layers
+from gradscope.report.view.numerals import number
+from gradscope.report.view.sparkline import Line, sparkline
+
+
+@dataclass(frozen=True)
+class Trend:
+    """A sparkline with the words beside it.
+
+    Attributes:
+        svg: the picture.
+        caption: what the line is, with its first and last value.
+        other: what the quiet line is, or "".
+    """
+
+    svg: Markup
+    caption: str
+    other: str = ""
+
+
+def trend(finding: Finding, recording: Recording, layers: Layers) -> Trend | None:
+    """The trend that shows ``finding``, None where nothing of the kind was recorded.
+
+    Of a finding about a layer that layer's gradient, beside the last layer's for comparison; of a
+    finding about the whole model the loss.
+    """
+    row = next(
+        (
+            found
+            for name in (*finding.modules, *finding.parameters)
+            if name and (found := layers.row_of(name)) is not None
+        ),
+        None,
+    )
+    if row is None or not np.isfinite(layers.rms[row]).any():
+        return _loss(finding, recording)
+    name = one_line(layers.names[row])
+    lines = [Line(name, _logs(layers.rms[row]), "line")]
+    other = ""
+    if row != len(layers.layers) - 1 and np.isfinite(layers.rms[-1]).any():
+        last = one_line(layers.names[-1])
+        lines.insert(0, Line(last, _logs(layers.rms[-1]), "quiet"))
+        other = f"{last}: {_ends(layers.rms[-1])}"
+    caption = f"{name}: {_ends(layers.rms[row])}"
+    label = f"RMS of the gradient by step, logarithmic. {caption}. {other}"
+    svg = sparkline(layers.steps.astype(np.float64), lines, label, _span(finding))
+    return Trend(svg, f"Gradient RMS of {caption}", other) if svg else None
+
+
+def _loss(finding: Finding, recording: Recording) -> Trend | None:
+    curve = loss_curve(recording)
+    lines = [Line("loss", curve.loss, "line")]
+    svg = sparkline(curve.steps, lines, f"Loss by step: {_ends(curve.loss)}", _span(finding))
+    return Trend(svg, f"Loss: {_ends(curve.loss)}") if svg else None
+
+
+def _span(finding: Finding) -> tuple[float, float]:
+    return float(finding.first_step), float(finding.last_step)
+
+
+def _ends(values: npt.NDArray[np.float64]) -> str:
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return "never finite"
+    return f"{number(float(finite[0]))} at first, {number(float(finite[-1]))} at last"
+
+
+def _logs(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    with np.errstate(divide="ignore"):
+        logs = np.log10(values)
+    logs[~np.isfinite(logs)] = np.nan
+    return logs

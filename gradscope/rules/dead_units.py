@@ -1,0 +1,182 @@
+"""GS301: units of an activation that are never active."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradscope.diagnose.finding import Evidence, Finding
+from gradscope.diagnose.learning import Learning, gate
+from gradscope.diagnose.locate import location_of
+from gradscope.diagnose.rule import (
+    Findings,
+    Need,
+    NotApplicable,
+    Outcome,
+    Passed,
+    Rule,
+    Undecided,
+)
+from gradscope.diagnose.trained import ParameterState, parameter_states
+from gradscope.diagnose.unit_window import UnitWindow, unit_windows
+from gradscope.diagnose.verdict import harm, judged, why_harmful
+from gradscope.diagnose.wording import code, count, listing, number, percent
+from gradscope.recording.reader import Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Limits of GS301."""
+
+    warning_share: float = 0.9
+    """Share of a layer's units; docs/why/signals.md, "Units": at least 90 % for a warning."""
+    note_share: float = 0.5
+    """At least half for a note: with 20 steps 3 % of healthy ReLU runs have such a layer."""
+    batches: int = 20
+    """Sampled batches in the window; docs/why/signals.md: with one batch 41 % of healthy runs have
+    a layer with more than 10 % dead units, with 20 it is 15 %."""
+    positions: int = 1_000
+    """Values seen for each unit: a unit that is active for 1 sample in 200 is missed with a chance
+    of 0.7 % then. Ours."""
+
+
+class DeadUnits(Rule):
+    """Units that are never active."""
+
+    code = "GS301"
+    name = "dead-units"
+    title = "Most units of a layer are dead"
+    title_ok = "Units are active"
+    family = "activations"
+    severity = "warning"
+    since = "0.1.0"
+    needs = (
+        Need("steps.loss", 3, why="no loss was seen"),
+        Need("activations", 1, why="modules were not looked at, or are compiled"),
+        Need("units", 1, "not-applicable", why="no activation that can die was seen"),
+    )
+    options = Options()
+
+    def check(self, recording: Recording, options: Options) -> Outcome:
+        """Judge each activation over its window; one finding for the first dead layer."""
+        found = unit_windows(recording, options.positions)
+        if not found:
+            return NotApplicable("no activation that can die (ReLU, GELU, SiLU, ELU) was seen")
+        ready = [
+            w for w in found if w.batches >= options.batches and w.positions >= options.positions
+        ]
+        if not ready:
+            most = max(found, key=lambda w: w.batches)
+            return Undecided(
+                f"units were looked at in {most.batches} batches and {most.positions:,} positions, "
+                f"{options.batches} and {options.positions:,} are needed"
+            )
+        dead = [w for w in ready if w.dead_share >= options.note_share]
+        worst = max(ready, key=lambda w: w.dead_share)
+        measured = (
+            f"at most {percent(worst.dead_share)} of a layer's units are dead ({_name(worst)})"
+        )
+        if not dead:
+            margin = options.note_share / worst.dead_share if worst.dead else None
+            return Passed(margin, f"{measured}, the limit is {percent(options.note_share)}")
+        learning = gate(recording)
+        if learning.state == "learning":
+            return Passed(None, f"{measured}, but it trains: {learning.reason}")
+        if not learning.harmed:
+            return Undecided(f"dead units are a fault only if they do harm: {learning.reason}")
+        return Findings((_finding(recording, options, dead, learning),))
+
+
+def _name(window: UnitWindow) -> str:
+    return f"before {code(window.module)}" if window.functional else code(window.module)
+
+
+def _finding(
+    recording: Recording, options: Options, dead: list[UnitWindow], learning: Learning
+) -> Finding:
+    # the first layer that is beyond the warning limit is the cause: what follows gets a constant
+    severe = [w for w in dead if w.dead_share >= options.warning_share]
+    cause = (severe or dead)[0]
+    states = parameter_states(recording)
+    feeder = _feeder(recording, cause, states)
+    module = (feeder[0].module if feeder else cause.module) if cause.functional else cause.module
+    kind = "initialization" if cause.since_start else "learning-rate"
+    if severe and _is_last(recording, cause):
+        kind = "output"
+    severity, confidence = judged("warning" if severe else "note", "strong", learning)
+    names = dict.fromkeys([s.module for s in feeder] + [w.module for w in dead])
+    return Finding(
+        code=DeadUnits.code,
+        name=DeadUnits.name,
+        severity=severity,
+        confidence=confidence,
+        summary=_summary(cause, kind, dead),
+        modules=(module,),
+        parameters=tuple(s.name for s in feeder),
+        also=tuple(name for name in names if name != module),
+        location=location_of(recording, module),
+        first_step=0 if cause.since_start else cause.first_step,
+        last_step=cause.last_step,
+        evidence=(
+            Evidence("share of dead units", cause.dead_share, "", options.warning_share),
+            Evidence("dead units", float(cause.dead), f"of {cause.units}"),
+            Evidence("of these dead in the first steps", float(cause.dead_from_start), "units"),
+            Evidence("batches looked at", float(cause.batches), "", float(options.batches)),
+            Evidence("values seen for each unit", float(cause.positions), "", options.positions),
+            *harm(learning),
+        ),
+        why=f"{why_harmful(learning)} A dead unit passes on no signal and no gradient: the weights "
+        f"before it cannot move, so it stays dead.",
+        causes=_causes(kind, feeder),
+        kind=kind,
+    )
+
+
+def _feeder(
+    recording: Recording, window: UnitWindow, states: tuple[ParameterState, ...]
+) -> list[ParameterState]:
+    """Parameters of the weight layer whose result the activation gets: the one called before it."""
+    order = recording.modules["order"].get(window.module_id)
+    before = [s for s in states if s.order is not None and s.matrix and order is not None]
+    before = [s for s in before if s.order is not None and s.order < order]
+    if not before:
+        return []
+    nearest = max(s.order for s in before if s.order is not None)
+    owner = next(s.module for s in before if s.order == nearest)
+    return [s for s in states if s.module == owner]
+
+
+def _is_last(recording: Recording, window: UnitWindow) -> bool:
+    orders = recording.modules["order"].dropna()
+    own = recording.modules["order"].get(window.module_id)
+    return not window.functional and len(orders) > 0 and own == orders.max()
+
+
+def _summary(cause: UnitWindow, kind: str, dead: list[UnitWindow]) -> str:
+    share = f"{cause.dead} of {cause.units} units ({percent(cause.dead_share)}) {_at(cause)}"
+    since = "since the first step" if cause.since_start else "since later in the training"
+    more = f"; {count(len(dead) - 1, 'more layer')} suffer too" if len(dead) > 1 else ""
+    last = ", and it is the output" if kind == "output" else ""
+    return f"{share} are dead {since}: never active in {count(cause.batches, 'batch').replace('batchs', 'batches')}{last}{more}."
+
+
+def _at(cause: UnitWindow) -> str:
+    return (
+        f"of the activation before {code(cause.module)}"
+        if cause.functional
+        else f"of {code(cause.module)}"
+    )
+
+
+def _causes(kind: str, feeder: list[ParameterState]) -> tuple[str, ...]:
+    names = listing([s.name for s in feeder]) if feeder else "the layer before it"
+    start = f"{names} begin at values that keep the activation's input on its flat side."
+    rate = "A step that was too large threw the weights before it to where no input activates them."
+    if kind == "learning-rate":
+        return (rate, "Less likely: the initialisation, since the units were active at first.")
+    if kind == "output":
+        return (f"An activation behind the last layer can only give its flat value. {start}",)
+    return (start, "Less likely: the learning rate, since the units were dead before it could act.")
+
+
+def _ratio(value: float) -> str:
+    return number(value)

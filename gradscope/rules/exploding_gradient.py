@@ -1,0 +1,274 @@
+"""GS102: the gradient grows: over the depth at the start, or from step to step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from gradscope.diagnose import windows
+from gradscope.diagnose.finding import Evidence, Finding
+from gradscope.diagnose.flow import DepthProfile, depth_profile, trained_roots
+from gradscope.diagnose.growth import RunUp, run_up
+from gradscope.diagnose.learning import DIVERGED, Learning, gate
+from gradscope.diagnose.locate import location_of
+from gradscope.diagnose.precedence import FIRST_NONFINITE
+from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
+from gradscope.diagnose.trained import ParameterState, parameter_states
+from gradscope.diagnose.verdict import harm, judged, why_harmful
+from gradscope.diagnose.wording import code, factor, number
+from gradscope.recording.reader import Recording
+
+RECURRENT = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell", "RNNBase", "RNNCellBase")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Limits of GS102."""
+
+    depth_decades: float = 1.8
+    """Growth toward the input at the start; docs/why/signals.md: recall .52, no false alarm."""
+    suspicious_decades: float = 1.0
+    """Growth that counts beside a first loss above ``first_loss``. Ours: ten times."""
+    first_loss: float = 1.25
+    """First loss over the trivial one; docs/why/signals.md: recall .79, false alarms .06."""
+    norm: float = 10.0
+    """Growth of the total norm over the run. Small healthy trainings stay within a few times their
+    first norm; gradient clipping and learning rates are tuned for less. Ours, behind the harm
+    gate."""
+    loss: float = DIVERGED
+    """Growth of the loss above the trivial and the first one; docs/why/signals.md, "peak"."""
+    overflow_decades: float = 4.0
+    """Growth of the outputs over the depth that explains an overflow in a forward pass: half of the
+    range of float16, and far above any working network's (1 to 2 decades). Ours."""
+
+
+class ExplodingGradient(Rule):
+    """The gradient grows over depth, or from step to step."""
+
+    code = "GS102"
+    name = "exploding-gradient"
+    title = "The gradient explodes"
+    title_ok = "The gradient keeps its size over depth and over the run"
+    family = "flow"
+    severity = "critical"
+    since = "0.1.0"
+    needs = (Need("steps.loss", 1, why="no loss was seen"),)
+    options = Options()
+
+    def check(self, recording: Recording, options: Options) -> Outcome:
+        """Judge growth over depth in the first steps, then growth over the run."""
+        run = run_up(recording)
+        start = _start(recording)
+        learning = gate(recording)
+        depth = _depth_growth(start)
+        by_depth = _grows_over_depth(options, depth, learning)
+        by_steps = _grows_over_steps(options, run)
+        overflow = run.nonfinite is not None and (
+            by_steps or by_depth or _forward_growth(start) > options.overflow_decades
+        )
+        if not (by_depth or by_steps or overflow):
+            if math.isnan(depth) and math.isnan(run.norm_growth):
+                return Undecided(
+                    "neither the gradient's norm nor modules were recorded on two steps"
+                )
+            return _passed(options, depth, run)
+        if overflow:
+            kind = "learning-rate" if by_steps and not by_depth else "initialization"
+            return Findings((_finding(recording, options, run, start, learning, kind),))
+        if not learning.harmed:
+            if learning.state == "learning":
+                return Passed(None, f"the gradient grew, but it trains: {learning.reason}")
+            return Undecided(f"growth is a fault only if it does harm: {learning.reason}")
+        kind = "initialization" if by_depth else "learning-rate"
+        return Findings((_finding(recording, options, run, start, learning, kind),))
+
+
+def _start(recording: Recording) -> DepthProfile | None:
+    window = windows.first_window(recording, "activations")
+    if not len(window):
+        # a forward pass that overflows in the first step: its finite part is all there is
+        window = windows.sampled_steps(recording, "activations")[:1]
+    profiles = [depth_profile(recording, window, root) for root in trained_roots(recording)]
+    profiles = [profile for profile in profiles if profile.layers]
+    return max(profiles, key=lambda p: len(p.layers), default=None)
+
+
+def _depth_growth(start: DepthProfile | None) -> float:
+    if start is None:
+        return math.nan
+    return max(
+        (v for v in (start.growth, start.forward_growth) if math.isfinite(v)), default=math.nan
+    )
+
+
+def _forward_growth(start: DepthProfile | None) -> float:
+    return start.forward_growth if start and math.isfinite(start.forward_growth) else 0.0
+
+
+def _grows_over_depth(options: Options, depth: float, learning: Learning) -> bool:
+    if depth > options.depth_decades:
+        return True
+    return depth > options.suspicious_decades and learning.first_excess > options.first_loss
+
+
+def _grows_over_steps(options: Options, run: RunUp) -> bool:
+    if run.nonfinite is not None:
+        # a run that blows up within a few steps: the loss alone tells of the growth
+        return run.norm_growth > options.norm or run.loss_growth > options.norm
+    return run.norm_growth > options.norm and run.loss_growth > options.loss
+
+
+def _passed(options: Options, depth: float, run: RunUp) -> Passed:
+    margins = []
+    if math.isfinite(depth):
+        margins.append(10 ** (options.depth_decades - depth))
+    if run.norm_growth > 0:
+        margins.append(options.norm / run.norm_growth)
+    over_depth = number(10**depth) if math.isfinite(depth) else "not known"
+    over_run = factor(run.norm_growth) if run.norm_growth > 0 else "not known"
+    return Passed(
+        max(1.0, min(margins, default=1.0)),
+        f"growth over depth {over_depth}, limit {number(10**options.depth_decades)}; growth of the "
+        f"gradient's norm over the run {over_run}, limit {factor(options.norm)}",
+    )
+
+
+def _finding(
+    recording: Recording,
+    options: Options,
+    run: RunUp,
+    start: DepthProfile | None,
+    learning: Learning,
+    kind: str,
+) -> Finding:
+    states = parameter_states(recording)
+    if kind == "initialization" and start is not None:
+        module, also = _first_grower(start)
+    else:
+        module, also = _owner(states, run.parameter), ()
+    if _recurrent(recording, module):
+        kind = "through-time"
+    severity, confidence = "critical", "strong"
+    if run.nonfinite is None:
+        severity, confidence = judged("critical", "strong", learning)
+    weights = tuple(s.name for s in states if s.module == module and s.matrix)
+    parameters = (run.parameter,) if kind == "learning-rate" and run.parameter else weights
+    return Finding(
+        code=ExplodingGradient.code,
+        name=ExplodingGradient.name,
+        severity=severity,
+        confidence=confidence,
+        summary=_summary(kind, module, run, start),
+        modules=(module,) if module or not parameters else ("",),
+        parameters=parameters,
+        also=also,
+        location=location_of(recording, module),
+        first_step=0 if kind == "initialization" else _first_step(options, run),
+        last_step=windows.last_step(recording) if run.nonfinite is None else run.nonfinite,
+        evidence=_evidence(options, run, start, learning),
+        why=_why(run, learning),
+        causes=_causes(kind, states, module, run),
+        kind=kind,
+    )
+
+
+def _first_grower(start: DepthProfile) -> tuple[str, tuple[str, ...]]:
+    """The first weight layer that makes its input or its gradient larger, and the later ones."""
+    weights = [layer for layer in start.layers if layer.kind == "weight"]
+    growers = [layer.module for layer in weights if layer.gain > 1]
+    # the first layer has no gradient at its input: it counts as the ones behind it do
+    if weights and math.isnan(weights[0].gain) and weights[0].module not in growers:
+        growers.insert(0, weights[0].module)
+    growers = growers or [layer.module for layer in weights]
+    return (growers[0], tuple(growers[1:])) if growers else ("", ())
+
+
+def _first_step(options: Options, run: RunUp) -> int:
+    if run.early_norm > 0:
+        for step, norm in zip(run.steps, run.norm, strict=True):
+            if norm > options.norm * run.early_norm:
+                return step
+    return run.peak_step
+
+
+def _owner(states: tuple[ParameterState, ...], parameter: str) -> str:
+    return next((state.module for state in states if state.name == parameter), "")
+
+
+def _recurrent(recording: Recording, module: str) -> bool:
+    rows = recording.modules
+    rows = rows[rows["name"] == module]
+    return bool(len(rows)) and (
+        rows["torch_type"].iloc[0] in RECURRENT or rows["type"].iloc[0] in RECURRENT
+    )
+
+
+def _summary(kind: str, module: str, run: RunUp, start: DepthProfile | None) -> str:
+    end = "" if run.nonfinite is None else f", until it is no longer finite at step {run.nonfinite}"
+    if kind == "initialization" and start is not None:
+        where = f"from {code(module)} on, at the initial weights"
+        if start.forward_growth > max(start.growth, 0):
+            grown = f"outputs grow {factor(10**start.forward_growth)}"
+        else:
+            grown = f"the gradient grows {factor(10**start.growth)} toward the input"
+        return f"The signal explodes over the depth {where}: {grown}{end}."
+    at = f" most in {code(module)}" if module else ""
+    through = " through time" if kind == "through-time" else ""
+    if run.norm_growth > 1:
+        return (
+            f"The gradient explodes{through} as training goes on,{at or ' in the whole model'}: its "
+            f"norm grows {factor(run.norm_growth)}{end}."
+        )
+    return f"Training explodes{through}: the loss grows {factor(run.loss_growth)}{end}."
+
+
+def _why(run: RunUp, learning: Learning) -> str:
+    if run.nonfinite is not None:
+        return (
+            f"From step {run.nonfinite} on there are NaN or Inf values. The loss was "
+            f"{number(run.loss_end)} just before, {number(run.loss_start)} at the start."
+        )
+    return why_harmful(learning)
+
+
+def _causes(
+    kind: str, states: tuple[ParameterState, ...], module: str, run: RunUp
+) -> tuple[str, ...]:
+    ratio = max((s.ratio for s in states if s.ratio > 0), default=math.nan)
+    moved = f" (the median step moves a parameter by up to {number(ratio)} of its size)"
+    moved = moved if ratio > 0 else ""
+    rate = f"A learning rate too high for this loss{moved}."
+    weights = (
+        f"Initial weights too large from {code(module)} on: each layer multiplies what it gets."
+    )
+    time = "The same recurrent weight is applied at each time step, and its factor is above 1."
+    order = {
+        "initialization": (weights, f"Less likely: {rate[0].lower()}{rate[1:]}"),
+        "through-time": (time, rate),
+        "learning-rate": (rate, "Less likely: inputs or targets of a large scale."),
+    }
+    return order[kind]
+
+
+def _evidence(
+    options: Options, run: RunUp, start: DepthProfile | None, learning: Learning
+) -> tuple[Evidence, ...]:
+    rows = []
+    if start is not None:
+        rows += [
+            Evidence("gradient's growth toward the input at the start", start.growth, "decades",
+                     options.depth_decades),
+            Evidence("outputs' growth over the depth at the start", start.forward_growth, "decades",
+                     options.depth_decades),
+        ]  # fmt: skip
+    rows += [
+        Evidence("growth of the gradient's total norm", run.norm_growth, "x", options.norm),
+        Evidence("total norm at the start", run.early_norm),
+        Evidence("largest total norm", run.peak_norm),
+        Evidence("growth of the loss", run.loss_growth, "x", options.loss),
+        Evidence("first loss over that of a constant answer", learning.first_excess, "",
+                 options.first_loss),
+    ]  # fmt: skip
+    if run.nonfinite is not None:
+        rows.append(Evidence(FIRST_NONFINITE, float(run.nonfinite)))
+    return (*(row for row in rows if not math.isnan(row.value)), *harm(learning))

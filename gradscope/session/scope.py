@@ -1,0 +1,187 @@
+"""A training under watch."""
+
+from __future__ import annotations
+
+import atexit
+import html
+import sys
+import warnings
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch import nn
+
+from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.diagnose.finding import Finding
+from gradscope.errors import UsageError
+from gradscope.observe.observer import Observer
+from gradscope.recording.load import load_run
+from gradscope.recording.reader import Recording
+from gradscope.recording.writer import Writer
+from gradscope.report.formats import render
+from gradscope.report.run_facts import run_facts
+from gradscope.running.failures import in_one_line
+from gradscope.session.judging import judge, save
+
+_LIVING: list[Scope] = []
+
+
+class Scope:
+    """A training under watch. Made by ``watch``; all of it works while attached and afterwards.
+
+    Attributes:
+        folder: the run folder, or None when nothing is recorded.
+        off: why nothing is recorded, or "".
+    """
+
+    def __init__(
+        self,
+        observer: Observer | None,
+        writer: Writer | None,
+        models: Sequence[nn.Module] = (),
+        asked: dict[str, Any] | None = None,
+        off: str = "",
+    ) -> None:
+        self._observer, self._writer = observer, writer
+        self._models = tuple(weakref.ref(model) for model in models)
+        self._asked = asked or {}
+        self._final: Recording | None = None
+        self.folder = writer.folder if writer else None
+        self.off = off
+
+    @classmethod
+    def switched_off(cls, reason: str) -> Scope:
+        """A scope that records nothing, and says why."""
+        print(reason, file=sys.stderr)
+        return cls(None, None, off=reason)
+
+    def attach(self, settings: dict[str, Any]) -> None:
+        """Begin to watch; ``settings`` are what ``judging.judge`` reads back."""
+        if self._observer is None or self._writer is None:
+            return
+        self._observer.fact("settings", settings)
+        try:
+            self._observer.attach()
+        except Exception as error:
+            # a training must not fail to start because gradscope does
+            self.off = f"gradscope could not attach and records nothing: {in_one_line(error)}"
+            warnings.warn(self.off, stacklevel=3)
+            self._writer.set("limits", [self.off])
+            self._writer.close()
+        else:
+            _LIVING.append(self)
+
+    @property
+    def attached(self) -> bool:
+        """Whether it is watching."""
+        return self._observer is not None and self._observer.attached
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps seen."""
+        return self._observer.steps if self._observer is not None else 0
+
+    def detach(self) -> None:
+        """Stop watching, finish the recording and leave no trace in the models; idempotent."""
+        if self in _LIVING:
+            _LIVING.remove(self)
+        if self._observer is None or self._writer is None:
+            return
+        try:
+            self._observer.detach()
+            self._writer.close()
+        except Exception as error:
+            warnings.warn(f"gradscope could not detach cleanly: {in_one_line(error)}", stacklevel=2)
+
+    def __enter__(self) -> Scope:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._observer is not None and self._observer.attached:
+            if isinstance(error, KeyboardInterrupt):
+                self._observer.fact("interrupted", f"interrupted at step {self.steps}")
+            elif isinstance(error, Exception):
+                what = f"the training failed at step {self.steps}: {in_one_line(error)}"
+                self._observer.fact("failed", what)
+        self.detach()
+
+    @property
+    def recording(self) -> Recording:
+        """What was recorded, up to now while attached."""
+        if self.folder is None:
+            limits = [{"key": "limits", "value": [self.off]}]
+            return Recording({}, {"run": limits})
+        if self.attached:
+            return load_run(self.folder)
+        if self._final is None:
+            self._final = load_run(self.folder)
+        return self._final
+
+    def diagnose(self) -> list[Finding]:
+        """The findings, worst first, each with its fixes; [] when nothing was found."""
+        return list(self._diagnosis().findings)
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report; the suffix decides its format: .html, .json, .md, .sarif, .xml, .txt.
+
+        Returns:
+            The path.
+        """
+        return save(self._diagnosis(), path)
+
+    @property
+    def overhead(self) -> float | None:
+        """Gradscope's own time as a share of the time of all steps; None before the first step."""
+        return run_facts(self.recording).fraction
+
+    def _diagnosis(self) -> Diagnosis:
+        return judge(self.recording)
+
+    def _repr_html_(self) -> str:
+        if self.off:
+            return f"<p>{html.escape(self.off)}</p>"
+        page = html.escape(render(self._diagnosis(), "html"))
+        # a frame of its own: the page's styles and scripts stay out of the notebook
+        return f'<iframe srcdoc="{page}" style="width:100%;height:40em;border:0"></iframe>'
+
+    def __repr__(self) -> str:
+        if self.off:
+            return f"<Scope: {self.off}>"
+        state = "watching" if self.attached else "finished"
+        return f"<Scope: {state}, {self.steps} steps, in {self.folder}>"
+
+
+@atexit.register
+def _finish() -> None:
+    while _LIVING:
+        _LIVING[-1].detach()
+
+
+def living_scope(models: Sequence[nn.Module], asked: dict[str, Any]) -> Scope | None:
+    """The scope that watches exactly these models already.
+
+    Raises:
+        UsageError: a scope watches some of them, or all of them in another way.
+    """
+    for scope in _LIVING:
+        watched = {id(model) for model in (ref() for ref in scope._models) if model is not None}
+        if not watched.intersection(map(id, models)):
+            continue
+        different = [name for name, value in asked.items() if scope._asked.get(name) != value]
+        if watched == set(map(id, models)) and not different:
+            return scope
+        how = f"with another {', '.join(different)}" if different else "together with others"
+        raise UsageError(
+            f"the model is watched already, {how}",
+            where=str(scope.folder),
+            hint="call detach() on the first scope, or use `with gradscope.watch(model):`",
+        )
+    return None

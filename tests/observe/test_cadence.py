@@ -1,0 +1,70 @@
+"""When steps are recorded."""
+
+import pytest
+
+from gradscope.observe.cadence import BURST_SHARE, BURST_STEPS, FULL_STEPS, Cadence, Plan
+
+
+def _run(cadence, steps, cost, first=0, step_time=0.01):
+    """Play steps through a cadence; returns the plans and the share of the time spent."""
+    plans, own, total = [], 0.0, 0.0
+    for step in range(first, first + steps):
+        plan = cadence.plan(step)
+        spent = cost(plan)
+        cadence.spent(plan, spent, step_time + spent)
+        plans.append(plan)
+        if step >= first + FULL_STEPS:
+            own, total = own + spent, total + step_time + spent
+    return plans, own / total if total else 0.0
+
+
+@pytest.mark.parametrize(
+    ("every", "activations", "modules"), [(1, None, 10), (7, None, 70), (3, 4, 4)]
+)
+def test_every_k_depends_on_the_step_number_alone(every, activations, modules):
+    for step_cost in (0.0, 1.0):
+        plans, _ = _run(
+            Cadence(every, activations, 0.03, 5), 150, lambda _p, c=step_cost: c, first=5
+        )
+        assert [i for i, p in enumerate(plans) if p.parameters] == list(range(0, 150, every))
+        assert [i for i, p in enumerate(plans) if p.modules] == list(range(0, 150, modules))
+
+
+def test_without_a_budget_every_step_is_recorded_in_full():
+    plans, _ = _run(Cadence(None, None, None, 0), 30, lambda _p: 1.0)
+    assert set(plans) == {Plan(True, True)}
+
+
+@pytest.mark.parametrize("expensive", [0.0005, 0.005, 0.05])
+def test_the_budget_is_kept(expensive):
+    def cost(plan):
+        return 1e-5 + expensive * (plan.parameters + 3 * plan.modules)
+
+    plans, share = _run(Cadence(None, None, 0.03, 0), 4000, cost)
+    assert all(p == Plan(True, True) for p in plans[:FULL_STEPS])
+    assert share <= 0.032
+    assert any(p.modules for p in plans[100:]), "a promise of low cost is not kept by looking away"
+
+
+def test_the_budget_is_kept_when_steps_become_shorter():
+    cadence = Cadence(None, None, 0.03, 0)
+    own = total = 0.0
+    for step in range(4000):
+        length = 0.02 if step < 2000 else 0.002
+        plan = cadence.plan(step)
+        spent = 1e-5 + 1e-3 * (plan.parameters + plan.modules)
+        cadence.spent(plan, spent, length + spent)
+        if step >= 2200:
+            own, total = own + spent, total + length + spent
+    assert own / total <= 0.035
+
+
+def test_an_alarm_records_a_burst_but_not_for_ever():
+    cadence = Cadence(50, None, None, 0)
+    full = 0
+    for step in range(3000):
+        plan = cadence.plan(step)
+        full += plan.modules
+        cadence.burst(step)
+    assert full <= 3000 / BURST_SHARE + BURST_STEPS + 3000 / 500 + 1
+    assert full > BURST_STEPS

@@ -1,0 +1,425 @@
+"""Recordings and diagnoses made in memory, with the shape of a real run, for the report's tests."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.diagnose.finding import Evidence, Finding, Fix, Location, Trial
+from gradscope.diagnose.rule import NotApplicable, Passed, Rule, Undecided
+from gradscope.recording.facts import (
+    EXPONENT_BINS,
+    EXPONENT_EDGES,
+    TABLES,
+    Activation,
+    Role,
+    State,
+)
+from gradscope.recording.reader import Recording
+
+FILE = "examples/vanishing_sigmoid.py"
+BATCH = 64
+WIDTH = 64
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the sample run looks like."""
+
+    layers: int = 12
+    steps: int = 200
+    decades: float = 0.62
+    """Decades that the gradient loses at each layer on its way to the input."""
+    names: tuple[str, ...] = ()
+    """Paths of the linear layers instead of ``layers.0``, ``layers.2`` …"""
+    nan_from: int | None = None
+    """From this step on every gradient is NaN, first in the middle layer."""
+    learns: bool = False
+    frozen: tuple[int, ...] = ()
+    clip: float | None = 1.0
+    every: int = 1
+    """Parameters are sampled on each ``every``-th step."""
+
+
+class _Sample:
+    """Collects rows table by table."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[tuple[Any, ...]]] = {t.name: [] for t in TABLES if t.rows}
+        self.records: dict[str, list[dict[str, Any]]] = {t.name: [] for t in TABLES if not t.rows}
+        self.blob = bytearray()
+
+    def recording(self) -> Recording:
+        packed = {
+            table.name: np.array(self.rows[table.name], dtype=table.dtype)
+            for table in TABLES
+            if table.rows
+        }
+        return Recording(packed, self.records, blobs={"units": bytes(self.blob)})
+
+
+def recording(shape: Shape | None = None, **run: Any) -> Recording:
+    """A run of a deep sigmoid network; ``run`` overrides run facts."""
+    shape = shape or Shape()
+    sample = _Sample()
+    rng = np.random.default_rng(0)
+    paths = shape.names or tuple(f"layers.{2 * i}" for i in range(shape.layers))
+    activations = tuple(f"layers.{2 * i + 1}" for i in range(shape.layers))
+    _tables(sample, shape, paths, activations)
+    _steps(sample, shape, rng)
+    for step in range(0, shape.steps, shape.every):
+        _gradients(sample, shape, step, rng)
+    for step in range(0, shape.steps, max(10, shape.every)):
+        _modules(sample, shape, step, rng)
+    facts: dict[str, Any] = {
+        "schema_version": 1,
+        "version": "0.1.0",
+        "torch": "2.13.0+cpu",
+        "python": "3.13.5",
+        "command": "check",
+        "target": FILE,
+        "model": "DeepSigmoidNet",
+        "started": "2026-11-24T06:50:00Z",
+        "finished": "2026-11-24T06:50:09Z",
+        "device": "cpu",
+        "dtype": "float32",
+        "amp": None,
+        "seed": 0,
+        "batch": BATCH,
+        "optimizers": [{"type": "Adam", "lr": [0.001], "parameters": 2 * shape.layers + 2}],
+        "assumptions": ["no loss was found: cross-entropy, because the targets are class indices"],
+        "limits": [],
+        "first_step": 0,
+    } | run
+    sample.records["run"] = [{"key": key, "value": value} for key, value in facts.items()]
+    return sample.recording()
+
+
+def _tables(
+    sample: _Sample, shape: Shape, paths: tuple[str, ...], activations: tuple[str, ...]
+) -> None:
+    def module(identity: int, path: str, kind: str, order: int | None, **more: Any) -> None:
+        sample.records["modules"].append(
+            {
+                "module": identity, "root": 0, "root_label": "model", "trained": identity == 0,
+                "path": path, "aliases": [], "type": kind, "torch_type": kind, "leaf": identity > 1,
+                "registered": True, "activation": None, "parameters": 0, "order": order, "calls": 1,
+                "settings": {}, "file": FILE, "line": 14 + identity // 2, "built_by": "construction",
+                "step": 0,
+            }
+            | more
+        )  # fmt: skip
+
+    module(0, "", "DeepSigmoidNet", 0)
+    module(1, "layers", "Sequential", 1)
+    for layer in range(shape.layers):
+        module(2 + 2 * layer, paths[layer], "Linear", 2 + 2 * layer,
+               parameters=WIDTH * WIDTH + WIDTH,
+               settings={"in_features": WIDTH, "out_features": WIDTH})  # fmt: skip
+        module(3 + 2 * layer, activations[layer], "Sigmoid", 3 + 2 * layer,
+               activation=int(Activation.SIGMOID))  # fmt: skip
+    head = 2 + 2 * shape.layers
+    module(head, "head", "Linear", head, parameters=WIDTH * CLASSES + CLASSES)
+    for layer in range(shape.layers + 1):
+        owner, path = 2 + 2 * layer, paths[layer] if layer < shape.layers else "head"
+        rows = WIDTH if layer < shape.layers else CLASSES
+        for offset, (leaf, dims) in enumerate((("weight", [rows, WIDTH]), ("bias", [rows]))):
+            sample.records["parameters"].append(
+                {
+                    "parameter": 2 * layer + offset, "root": 0, "path": f"{path}.{leaf}",
+                    "aliases": [], "module": owner, "shape": dims, "count": math.prod(dims),
+                    "dtype": "float32", "device": "cpu", "requires_grad": layer not in shape.frozen,
+                    "registered": True, "optimizer": 0, "group": 0, "initial_mean": 0.0,
+                    "initial_std": 0.07, "equal_rows": False if offset == 0 else None,
+                    "fan_in": WIDTH if offset == 0 else None,
+                    "fan_out": rows if offset == 0 else None, "reached": True,
+                    "unreached_reason": None, "unreached_file": None, "unreached_line": None,
+                    "unreached_operation": None, "step": 0,
+                }
+            )  # fmt: skip
+
+
+def _loss(shape: Shape, step: int, noise: float) -> float:
+    if shape.nan_from is not None and step >= shape.nan_from:
+        return math.nan
+    level = 0.15 + 2.15 * math.exp(-step / 40) if shape.learns else 2.303
+    return level * (1 + 0.02 * noise)
+
+
+def _steps(sample: _Sample, shape: Shape, rng: np.random.Generator) -> None:
+    for step in range(shape.steps):
+        norm = 0.6 * math.exp(0.35 * rng.standard_normal()) * (2.5 if step < 20 else 1)
+        if shape.nan_from is not None and step >= shape.nan_from:
+            norm = math.nan
+        loss = _loss(shape, step, rng.standard_normal())
+        after = norm if shape.clip is None else min(norm, shape.clip)
+        sample.records["steps"].append(
+            {
+                "step": step, "time": 0.04 * (step + 1), "optimizer": 0, "loss": loss,
+                "site": f"{FILE}:52", "backwards": 1, "lr": [0.001], "loss_scale": None,
+                "skipped": False, "clip_limit": shape.clip,
+                "norm_before_clip": None if shape.clip is None else norm, "norm": after,
+                "parameters_sampled": step % shape.every == 0, "modules_sampled": step % 10 == 0,
+                "own_seconds": 0.0005, "step_seconds": 0.04,
+            }
+        )  # fmt: skip
+        if step % 10 == 0:
+            sample.records["losses"].append(
+                {
+                    "step": step, "site": f"{FILE}:52", "operation": "cross_entropy", "value": loss,
+                    "baseline": math.log(CLASSES), "reduction": "mean",
+                    "input_operation": "AddmmBackward0", "input_shape": [BATCH, CLASSES],
+                    "target_shape": [BATCH], "classes": CLASSES, "target_mean": None,
+                    "target_std": None, "share": 1.0,
+                }
+            )  # fmt: skip
+
+
+def _rms(shape: Shape, layer: int, step: int, noise: float) -> float:
+    """RMS of the weight gradient of a layer; the head is layer ``shape.layers``."""
+    level = -1.7 - shape.decades * (shape.layers - layer) + 0.18 * noise - 0.15 * (step / 200)
+    return float(10**level)
+
+
+def _gradients(sample: _Sample, shape: Shape, step: int, rng: np.random.Generator) -> None:
+    middle = shape.layers // 2
+    for layer in range(shape.layers + 1):
+        rows = WIDTH if layer < shape.layers else CLASSES
+        for offset, count in enumerate((rows * WIDTH, rows)):
+            rms = _rms(shape, layer, step, rng.standard_normal())
+            broken = shape.nan_from is not None and (
+                step > shape.nan_from or (step == shape.nan_from and layer <= middle)
+            )
+            state = State.FINITE
+            if layer in shape.frozen:
+                state, rms = State.FROZEN, math.nan
+            elif broken:
+                state, rms = State.NON_FINITE, math.nan
+            looked = min(count, 1000)
+            sample.rows["gradients"].append(
+                (step, 2 * layer + offset, int(state), count, 0.0, rms**2 * count, 4 * rms,
+                 int(broken), looked, 0, count if broken else 0, 0,
+                 _exponents(rms, looked))
+            )  # fmt: skip
+            if layer in shape.frozen or broken:
+                continue
+            weight = 0.07**2 * count
+            ratio = 2e-3 * 10 ** (0.1 * rng.standard_normal() - 0.02 * (shape.layers - layer))
+            sample.rows["updates"].append(
+                (step, 2 * layer + offset, count, min(count, 4096), min(count, 4096), weight,
+                 ratio**2 * weight, rms**2 * count, ratio * rms * count * 0.07, 0.01)
+            )  # fmt: skip
+
+
+def _exponents(rms: float, looked_at: int) -> np.ndarray:
+    """Histogram of log-normal magnitudes around ``rms`` by EXPONENT_EDGES."""
+    if not rms > 0:
+        return np.zeros(EXPONENT_BINS, np.uint16)
+    edges = np.array([-np.inf, *EXPONENT_EDGES, np.inf])
+    z = (edges - math.log2(rms) + 1) / 2.0
+    cumulative = 0.5 * (1 + np.vectorize(math.erf)(np.clip(z, -30, 30) / math.sqrt(2)))
+    return np.round(np.diff(cumulative) * looked_at).astype(np.uint16)
+
+
+def _modules(sample: _Sample, shape: Shape, step: int, rng: np.random.Generator) -> None:
+    count = BATCH * WIDTH
+    for layer in range(shape.layers + 1):
+        # the gradient arriving at the output of linear ``layer``; its sigmoid takes a share
+        arriving = _rms(shape, layer, step, 0.3 * rng.standard_normal()) / 8
+        stages = [(2 + 2 * layer, arriving, 10 ** (-0.25 * shape.decades), "linear")]
+        if layer < shape.layers:
+            through = arriving * 10 ** (0.75 * shape.decades)
+            stages.append((3 + 2 * layer, through, 10 ** (-0.75 * shape.decades), "act"))
+        for module, out, gain, _ in stages:
+            for role, rms, position in (
+                (Role.INPUT, 0.5, 0), (Role.OUTPUT, 0.5, 0),
+                (Role.GRAD_INPUT, out * gain, 0), (Role.GRAD_OUTPUT, out, 0),
+            ):  # fmt: skip
+                sample.rows["activations"].append(
+                    (step, module, int(role), position, 1, count, 0.0, rms**2 * count, 3 * rms, 0,
+                     1000, 0, 1, module - 1 if module > 2 else -1, BATCH, 0.2)
+                )  # fmt: skip
+        if layer < shape.layers:
+            _units(sample, shape, 3 + 2 * layer, layer, step, rng)
+
+
+def _units(
+    sample: _Sample, shape: Shape, module: int, layer: int, step: int, rng: np.random.Generator
+) -> None:
+    slope = np.clip(rng.beta(1.5 + layer / 6, 6, WIDTH), 0, 1)
+    active = np.ones(WIDTH, bool)
+    active[: layer // 4] = False
+    start = len(sample.blob)
+    sample.blob += np.packbits(active, bitorder="little").tobytes()
+    sample.blob += np.round(slope * 255).astype(np.uint8).tobytes()
+    sample.rows["units"].append(
+        (step, module, int(Role.OUTPUT), int(Activation.SIGMOID), WIDTH, WIDTH, BATCH,
+         int(active.sum()), float(slope.mean()), start, len(sample.blob) - start)
+    )  # fmt: skip
+
+
+DIFF = """--- examples/vanishing_sigmoid.py
++++ examples/vanishing_sigmoid.py
+@@ -14,4 +14,6 @@
+         for _ in range(12):
+             layers.append(nn.Linear(width, width))
+-            layers.append(nn.Sigmoid())
++            layers.append(nn.BatchNorm1d(width))
++            layers.append(nn.ReLU())
+         self.layers = nn.Sequential(*layers)
+"""
+
+
+def findings(shape: Shape | None = None) -> tuple[Finding, ...]:
+    """Findings with fixes for ``recording(shape)``, worst first."""
+    shape = shape or Shape()
+    paths = shape.names or tuple(f"layers.{2 * i}" for i in range(shape.layers))
+    orders = shape.decades * shape.layers
+    return (
+        Finding(
+            code="GS101",
+            name="vanishing-gradient",
+            severity="critical",
+            confidence="strong",
+            summary=f"The gradient vanishes on its way to `{paths[0]}`: it loses {orders:.1f} "
+            f"orders of magnitude between the head and the input",
+            modules=(paths[0],),
+            parameters=(f"{paths[0]}.weight",),
+            also=tuple(paths[1:6]),
+            location=Location(FILE, 16),
+            first_step=0,
+            last_step=shape.steps - 1,
+            evidence=(
+                Evidence("gradient RMS of the weights", 1.1e-9, "", None),
+                Evidence("first layer against the head", 6.3e-8, "ratio", 1e-4),
+                Evidence("median gain of a layer", 0.24, "per layer", 0.5),
+                Evidence("loss against the best constant answer", 1.001, "ratio", 0.9),
+            ),
+            why="At these gradients the first layers move by chance alone: after "
+            f"{shape.steps} steps the loss is 2.30, what a constant answer gives.",
+            causes=(
+                "the sigmoids: their mean slope is 0.21 of the largest in 12 of 12 activations",
+                "the depth: 12 factors below 1 in a row, nothing carries the gradient past them",
+            ),
+            kind="activation-slope",
+            fixes=(
+                Fix(
+                    "replace-activation",
+                    "replace the sigmoids by ReLU behind a BatchNorm1d",
+                    "the activations take 75 % of each layer's loss of gradient; a ReLU's slope is "
+                    "1 where it is active",
+                    DIFF,
+                    "may-change-results",
+                    cost="changes the model: train again from the start",
+                    trial=Trial("helped", None, 3, 60, (2.31, 2.30, 2.30), (2.31, 1.20, 0.62)),
+                ),
+                Fix(
+                    "residual",
+                    "carry the input around each pair of layers",
+                    "a sum passes the gradient on with factor 1",
+                    None,
+                    "idea",
+                    snippet="x = x + self.block(x)",
+                    cost="needs equal widths on both sides",
+                    trial=Trial("not-tried", "trials were not asked for"),
+                ),
+            ),
+        ),
+        Finding(
+            code="GS505",
+            name="loss-not-decreasing",
+            severity="warning",
+            confidence="certain",
+            summary="The loss does not fall: 2.30 at the end, 2.30 at the start",
+            modules=("",),
+            first_step=20,
+            last_step=shape.steps - 1,
+            location=Location(FILE, 52),
+            evidence=(Evidence("loss removed of the trivial loss", 0.0, "share", 0.1),),
+            why="The network answers no better than the class frequencies do.",
+            causes=("the vanishing gradient above (GS101)",),
+        ),
+        Finding(
+            code="GS404",
+            name="poor-initialization",
+            severity="note",
+            confidence="tentative",
+            summary=f"The weights of `{paths[2]}` start small for its fan-in",
+            modules=(paths[2],),
+            location=Location(FILE, 18),
+            first_step=0,
+            last_step=0,
+            evidence=(Evidence("standard deviation", 0.07, "", 0.125),),
+        ),
+    )
+
+
+def rule(code: str, name: str, title: str, title_ok: str) -> type[Rule]:
+    """A rule class that only carries metadata."""
+
+    def check(self: Rule, recording: Recording, options: Any) -> NotApplicable:
+        return NotApplicable("a sample")
+
+    return type(
+        name.title().replace("-", ""),
+        (Rule,),
+        {
+            "code": code, "name": name, "title": title, "title_ok": title_ok, "family": "flow",
+            "severity": "warning", "since": "0.1", "check": check,
+        },
+    )  # fmt: skip
+
+
+def diagnosis(shape: Shape | None = None, **run: Any) -> Diagnosis:
+    """The sick run, diagnosed."""
+    shape = shape or Shape()
+    return Diagnosis(
+        recording=recording(shape, **run),
+        findings=findings(shape),
+        passed=(
+            (
+                rule("GS102", "exploding-gradient", "The gradient explodes",
+                     "No gradient grows out of bounds"),
+                Passed(14.0, "largest gain of a layer 0.71, limit 10"),
+            ),
+            (
+                rule("GS104", "no-gradient", "No gradient", "Every parameter gets a gradient"),
+                Passed(None, "26 of 26 parameters had a gradient"),
+            ),
+            (
+                rule("GS201", "non-finite", "NaN or Inf", "All numbers are finite"),
+                Passed(None, "no NaN and no Inf in 200 of 200 steps"),
+            ),
+        ),
+        not_applicable=(
+            (
+                rule("GS701", "ranks-disagree", "Ranks disagree", "The ranks agree"),
+                NotApplicable("the run had one rank"),
+            ),
+        ),
+        undecided=(
+            (
+                rule("GS601", "wrong-backward", "A backward is wrong", "Every backward is right"),
+                Undecided("no finite-difference check was made; `gradscope gradcheck` records one"),
+            ),
+        ),
+        command="check",
+        target=FILE,
+        reproduce=f"gradscope check {FILE} --steps {shape.steps} --seed 0",
+    )  # fmt: skip
+
+
+def healthy() -> Diagnosis:
+    """A run that learns, with no finding."""
+    return replace(diagnosis(Shape(layers=6, decades=0.05, learns=True)), findings=())
+
+
+def empty() -> Diagnosis:
+    """A run of which nothing but its facts was recorded."""
+    blank = Recording({}, {"run": [{"key": "model", "value": "Net"}]})
+    return Diagnosis(blank, (), command="watch", target="Net")
