@@ -51,8 +51,16 @@ class Settings:
     enabled: bool = True
 
     def with_flags(self, **flags: Any) -> Settings:
-        """These settings with the flags that were given: None and ``()`` mean "not given"."""
-        given = {key: value for key, value in flags.items() if value is not None and value != ()}
+        """These settings with the flags that were given: None and ``()`` mean "not given".
+
+        Raises:
+            ConfigError: a value that is not legal.
+        """
+        given = {
+            name: _read(name.replace("_", "-"), value, None, name)
+            for name, value in flags.items()
+            if value is not None and value != ()
+        }
         return replace(self, **given)
 
 
@@ -88,10 +96,10 @@ def _one_of(legal: Iterable[str]) -> Callable[[Any], str]:
 
 
 def _codes(value: Any) -> tuple[str, ...]:
-    items = value.split(",") if isinstance(value, str) else value
+    items = [value] if isinstance(value, str) else value
     if not all(isinstance(item, str) for item in items):
         raise TypeError(value)
-    return tuple(item.strip() for item in items if item.strip())
+    return tuple(part.strip() for item in items for part in item.split(",") if part.strip())
 
 
 def _text(value: Any) -> str:
@@ -167,7 +175,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return found
 
 
-def _read(key: str, value: Any, where: str, shown: str) -> Any:
+def _read(key: str, value: Any, where: str | None, shown: str) -> Any:
     if key not in _KEYS:
         nearest = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.4)
         known = f"did you mean {nearest[0]!r}? " if nearest else ""

@@ -100,6 +100,17 @@ def replaced(file: SourceFile, node: Located, code: str) -> Edit:
     return Edit(file.start(node), file.end(node), code)
 
 
+def removed(file: SourceFile, statement: ast.stmt) -> list[Edit] | None:
+    """Take out a statement with its lines; None where it shares a line with another."""
+    start, end = file.start(statement), file.end(statement)
+    stop = file.line_stop(end)
+    rest = file.text[end:stop].strip()
+    if not _blank(file.text[file.line_start(start) : start]) or (rest and rest[0] != "#"):
+        return None
+    following = stop + (2 if file.text[stop : stop + 2] == "\r\n" else 1)
+    return [Edit(file.line_start(start), min(following, len(file.text)), "")]
+
+
 def _indented(file: SourceFile, line: str, indent: str) -> str:
     inner = line.lstrip("\t")
     return f"{indent}{file.indent_unit * (len(line) - len(inner))}{inner}" if inner else ""

@@ -52,7 +52,10 @@ def diagnose(
         ignore: patterns of what is left out.
         options: for a rule's code either an instance of its options or a mapping of fields to
             values.
-        command, target, fail_on, reproduce: passed on, see ``Diagnosis``.
+        command: passed on, see ``Diagnosis``; by default what the recording says.
+        target: likewise.
+        fail_on: passed on.
+        reproduce: passed on.
 
     Returns:
         every rule that ran is in exactly one of ``findings``, ``passed``, ``not_applicable``,

@@ -1,5 +1,4 @@
-"""How the gradient travels from the loss to the input: its size by depth and the gain of each
-layer.
+"""How the gradient travels from the loss to the input: its size by depth.
 
 The chain rule multiplies: the loss gradient at a module's input is that at its output times the
 module's gain. Sizes are norms of the whole tensor, not RMS: initialisations by fan in keep the
@@ -12,17 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
-import pandas as pd
 
 from gradscope.diagnose import windows
-from gradscope.recording.facts import Role
+from gradscope.diagnose.gains import Floats, Layer, layer_sizes, median, quantiles
 from gradscope.recording.reader import Recording
 
-Floats = npt.NDArray[np.float64]
 PARTS = ("weight", "activation", "other")
 
 
@@ -53,18 +48,18 @@ class DepthProfile:
     root: int
     steps: tuple[int, ...]
     layers: tuple[Layer, ...]
-    decades: float
-    weight_decades: float
-    activation_decades: float
-    other_decades: float
-    growth: float
-    forward_growth: float
-    slope: float
-    slope_low: float
-    slope_high: float
-    share_lost: float
-    starved: tuple[str, ...]
-    stretch: tuple[str, ...]
+    decades: float = math.nan
+    weight_decades: float = math.nan
+    activation_decades: float = math.nan
+    other_decades: float = math.nan
+    growth: float = math.nan
+    forward_growth: float = math.nan
+    slope: float = math.nan
+    slope_low: float = math.nan
+    slope_high: float = math.nan
+    share_lost: float = math.nan
+    starved: tuple[str, ...] = ()
+    stretch: tuple[str, ...] = ()
 
     @property
     def chain_decades(self) -> float:
@@ -86,39 +81,13 @@ def depth_profile(
         recording: what was recorded.
         window: steps to look at; the last window by default.
         root: id of the root module whose layers are wanted; by default the trained one with most
-            weight layers.
+            layers.
     """
     if window is None:
         window = windows.last_window(recording, "activations")
-    modules = called_leaves(recording)
-    if root is None:
-        root = main_root(recording, modules)
-    modules = modules[modules["root"] == root]
-    kinds = kinds(recording, modules)
-    rows = recording.activations
-    rows = rows[rows["step"].isin(window) & rows["module_id"].isin(kinds)]
-    at_output = norms(rows, Role.GRAD_OUTPUT, window)
-    known = [m for m in modules["module"] if m in at_output]
-    at_input = norms(rows, Role.GRAD_INPUT, window)
-    sizes = counts(rows, Role.GRAD_OUTPUT), counts(rows, Role.GRAD_INPUT)
-    norm = floor(np.array([at_output[m] for m in known]), [sizes[0][m] for m in known])
-    layers = layers(recording, rows, known, kinds, norm, at_input, sizes)
-    profile = DepthProfile(
-        root, tuple(int(s) for s in window), layers, *([math.nan] * 9), share_lost=math.nan,
-        starved=(), stretch=(),
-    )  # fmt: skip
-    return _with_decades(profile, norm) if len(window) and len(known) else profile
-
-
-def trained_roots(recording: Recording) -> list[int]:
-    """Ids of the root modules that an optimizer trains; of all roots where none is marked."""
-    roots = recording.modules
-    roots = roots[roots["module"] == roots["root"]]
-    trained = roots[roots["trained"].fillna(False).astype(bool)]
-    return [int(m) for m in (trained if len(trained) else roots)["module"]]
-
-
-# ---------------------------------------------------------------------- decades
+    root, layers, norm = layer_sizes(recording, window, root)
+    profile = DepthProfile(root, tuple(int(step) for step in window), layers)
+    return _with_decades(profile, norm) if layers else profile
 
 
 def _with_decades(profile: DepthProfile, norm: Floats) -> DepthProfile:
@@ -188,3 +157,4 @@ def _decades(large: float, small: float) -> float:
     return math.log10(large / small) if large > 0 and small > 0 else math.nan
 
 
+__all__ = ["PARTS", "VANISHED", "DepthProfile", "Layer", "depth_profile"]

@@ -53,10 +53,50 @@ class Layer:
     output_rms: float
 
 
+def layer_sizes(
+    recording: Recording, window: windows.Steps, root: int | None
+) -> tuple[int, tuple[Layer, ...], Floats]:
+    """The layers of one root with their gradients over ``window``.
+
+    Args:
+        recording: what was recorded.
+        window: steps to look at.
+        root: id of the root module; None for the trained one with most layers.
+
+    Returns:
+        the root's id, its layers in call order, and the norm of the gradient at each layer's output
+        ``[layers, steps]``, NaN where it was not recorded or a cut or dead units make it zero.
+    """
+    modules = _called_leaves(recording)
+    if root is None:
+        sizes = {r: int((modules["root"] == r).sum()) for r in trained_roots(recording)}
+        root = max(sizes, key=lambda r: sizes[r], default=-1)
+    modules = modules[modules["root"] == root]
+    kinds = _kinds(recording, modules)
+    rows = recording.activations
+    rows = rows[rows["step"].isin(window) & rows["module_id"].isin(kinds)]
+    at_output = _norms(rows, Role.GRAD_OUTPUT, window)
+    at_input = _norms(rows, Role.GRAD_INPUT, window)
+    known = [int(m) for m in modules["module"] if m in at_output]
+    if not known or not len(window):
+        return root, (), np.zeros((0, len(window)))
+    counts = _counts(rows, Role.GRAD_OUTPUT), _counts(rows, Role.GRAD_INPUT)
+    norm = _floor(np.array([at_output[m] for m in known]), [counts[0][m] for m in known])
+    return root, _layers(recording, rows, known, kinds, norm, at_input, counts), norm
+
+
+def trained_roots(recording: Recording) -> list[int]:
+    """Ids of the root modules that an optimizer trains; of all roots where none is marked."""
+    roots = recording.modules
+    roots = roots[roots["module"] == roots["root"]]
+    trained = roots[roots["trained"].fillna(False).astype(bool)]
+    return [int(m) for m in (trained if len(trained) else roots)["module"]]
+
+
 # ---------------------------------------------------------------------- which modules
 
 
-def called_leaves(recording: Recording) -> pd.DataFrame:
+def _called_leaves(recording: Recording) -> pd.DataFrame:
     """Modules that were called and called no other module, in call order."""
     modules = recording.modules
     called = modules[modules["order"].notna()].sort_values("order")
@@ -73,29 +113,23 @@ def called_leaves(recording: Recording) -> pd.DataFrame:
     return called[keep]
 
 
-def main_root(recording: Recording, modules: pd.DataFrame) -> int:
-    trained = trained_roots(recording)
-    sizes = {root: int((modules["root"] == root).sum()) for root in trained}
-    return max(sizes, key=lambda root: sizes[root], default=-1)
-
-
-def kinds(recording: Recording, modules: pd.DataFrame) -> dict[int, Kind]:
+def _kinds(recording: Recording, modules: pd.DataFrame) -> dict[int, Kind]:
     parameters = recording.parameters
     matrix = parameters["shape"].map(lambda shape: len(shape or ()) >= 2)
     owners = {int(m) for m in parameters["module"][matrix & parameters["requires_grad"]]}
-    kinds: dict[int, Kind] = {}
+    found: dict[int, Kind] = {}
     for identity, activation in zip(modules["module"], modules["activation"], strict=True):
         if int(identity) in owners:
-            kinds[int(identity)] = "weight"
+            found[int(identity)] = "weight"
         else:
-            kinds[int(identity)] = "other" if pd.isna(activation) else "activation"
-    return kinds
+            found[int(identity)] = "other" if pd.isna(activation) else "activation"
+    return found
 
 
 # ---------------------------------------------------------------------- sizes
 
 
-def norms(rows: pd.DataFrame, role: Role, window: windows.Steps) -> dict[int, Floats]:
+def _norms(rows: pd.DataFrame, role: Role, window: windows.Steps) -> dict[int, Floats]:
     """Norm over all tensors of a role, ``[steps]`` for each module; NaN where not recorded."""
     rows = rows[(rows["role"] == role) & (rows["nonfinite"] == 0)]
     total = rows.groupby(["module_id", "step"])["sum_sq"].sum()
@@ -105,14 +139,14 @@ def norms(rows: pd.DataFrame, role: Role, window: windows.Steps) -> dict[int, Fl
     }
 
 
-def counts(rows: pd.DataFrame, role: Role) -> dict[int, float]:
+def _counts(rows: pd.DataFrame, role: Role) -> dict[int, float]:
     """Elements of a role's tensors in one step, for each module."""
     rows = rows[rows["role"] == role]
     total = rows.groupby(["module_id", "step"])["count"].sum().groupby(level=0).median()
     return {int(module): float(value) for module, value in total.items()}
 
 
-def floor(norm: Floats, counts: Sequence[float]) -> Floats:
+def _floor(norm: Floats, counts: Sequence[float]) -> Floats:
     """Norms ``[layers, steps]`` with zeros by underflow set to the smallest float32 number.
 
     Going from the loss to the input, a zero behind a gradient below ``TINY`` is underflow; any
@@ -132,7 +166,7 @@ def floor(norm: Floats, counts: Sequence[float]) -> Floats:
     return out
 
 
-def layers(
+def _layers(
     recording: Recording,
     rows: pd.DataFrame,
     known: list[int],
@@ -141,8 +175,8 @@ def layers(
     at_input: dict[int, Floats],
     counts: tuple[dict[int, float], dict[int, float]],
 ) -> tuple[Layer, ...]:
-    outputs = norms(rows, Role.OUTPUT, windows.sampled_steps(recording, "activations"))
-    output_counts = counts(rows, Role.OUTPUT)
+    outputs = _norms(rows, Role.OUTPUT, windows.sampled_steps(recording, "activations"))
+    output_counts = _counts(rows, Role.OUTPUT)
     branching = set(
         rows["module_id"][(rows["role"] == Role.OUTPUT) & (rows["consumers"] > 1)].astype(int)
     )
@@ -151,11 +185,12 @@ def layers(
     for index, module in enumerate(known):
         size = norm[index]
         rms = size / math.sqrt(counts[0][module])
-        gain = ratio(at_input.get(module), size)
-        between, between_kind = math.nan, "other"
+        gain = _ratio(at_input.get(module), size)
+        between: float = math.nan
+        between_kind: Kind = "other"
         after = known[index + 1] if index + 1 < len(known) else -1
         if after in at_input and module not in branching:
-            between = ratio(size, at_input[after])
+            between = _ratio(size, at_input[after])
             # a pooling or a reshape between changes the number of elements; an activation does not
             if functional and counts[0][module] == counts[1].get(after):
                 between_kind = "activation"
@@ -164,14 +199,14 @@ def layers(
         layers.append(
             Layer(
                 recording.module_names[module], module, kinds[module], median(size), median(rms),
-                low, high, gain, between, between_kind,  # type: ignore[arg-type]
+                low, high, gain, between, between_kind,
                 output / math.sqrt(output_counts[module]) if module in outputs else math.nan,
             )
         )  # fmt: skip
     return tuple(layers)
 
 
-def ratio(top: Floats | None, bottom: Floats | None) -> float:
+def _ratio(top: Floats | None, bottom: Floats | None) -> float:
     """Median over the steps of one size over another, where both are positive."""
     if top is None or bottom is None:
         return math.nan
@@ -180,11 +215,13 @@ def ratio(top: Floats | None, bottom: Floats | None) -> float:
 
 
 def median(values: Floats) -> float:
+    """Median of the finite ones of ``values``; NaN if there are none."""
     finite = values[np.isfinite(values)]
     return float(np.median(finite)) if len(finite) else math.nan
 
 
 def quantiles(values: Floats, tail: float = 0.1) -> tuple[float, float]:
+    """The ``tail`` and ``1 - tail`` quantiles of the finite ones; NaN if there are none."""
     finite = values[np.isfinite(values)]
     if not len(finite):
         return math.nan, math.nan

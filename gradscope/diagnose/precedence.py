@@ -64,8 +64,8 @@ TABLE: tuple[Precedence, ...] = (
     Precedence("GS201", ("GS102",), from_input,
                "data that already holds a NaN or an Inf did not grow"),
     Precedence("GS102", ("GS201",), ends_it,
-               "the gradient grew until it left the range of numbers: the operation that met it first "
-               "is where the growth ended, not where it began"),
+               "the gradient grew until it left the range of numbers: the operation that met it "
+               "first is where the growth ended, not where it began"),
     Precedence("GS201", ("GS101", "GS104", "GS301", "GS505"), harms,
                "behind a NaN nothing can be learned, and every comparison with it is false"),
     Precedence("GS403", ("GS101", "GS102", "GS301"), covers_most,
@@ -73,7 +73,7 @@ TABLE: tuple[Precedence, ...] = (
     Precedence("GS102", ("GS101", "GS104", "GS301", "GS505"), harms,
                "weights thrown far away kill units, flatten activations and keep the loss up"),
     Precedence("GS301", ("GS104",), exact_zero,
-               "no gradient passes a layer whose units are all dead: before it, it is exactly zero"),
+               "no gradient passes a layer of dead units: before it, it is exactly zero"),
     Precedence("GS301", ("GS101", "GS505"), harms,
                "a dead layer passes neither signal nor gradient"),
     Precedence("GS403", ("GS505",), harms,

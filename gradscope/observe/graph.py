@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from gradscope.observe.loss import LossFacts, loss_facts
+from gradscope.observe.loss import loss_facts
+from gradscope.observe.loss_terms import LossFacts
 from gradscope.observe.operations import NO_GRADIENT, ZERO_GRADIENT, node_operation
 from gradscope.observe.private import node_sequence_nr
 
@@ -138,7 +139,7 @@ class _Walk:
 
     def run(self, roots: Iterable[Node]) -> None:
         zero: list[Node] = []
-        self._from([node for node in dict.fromkeys(roots)], self.leaves, zero)
+        self._from(list(dict.fromkeys(roots)), self.leaves, zero)
         self._from(zero, self.blocked, None)
 
     def _from(self, stack: list[Node], leaves: set[int], zero: list[Node] | None) -> None:

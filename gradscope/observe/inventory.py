@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import weakref
 from collections import Counter
@@ -13,13 +14,16 @@ import torch
 from torch import Tensor, nn
 
 import gradscope
-from gradscope.observe.construction import built_at, source_record
+from gradscope.observe.construction import built_at, source_text
 from gradscope.observe.modules import tensors_in
 from gradscope.observe.naming import Place, Registry, Tree
 from gradscope.observe.tables import module_record, parameter_record
 from gradscope.recording.facts import SCHEMA_VERSION
 
 Record = dict[str, Any]
+
+SOURCE_LIMIT = 200_000
+"""Characters of a source file above which its text is not kept."""
 
 
 class Inventory:
@@ -63,13 +67,23 @@ class Inventory:
             for identity, parameter in self.parameters.living()
             if identity in self._tree.parameters or identity in self._membership
         ]
-        sources = [
-            record
-            for file in dict.fromkeys(m["file"] for m in modules if m["file"])
-            if file not in self._sources and (record := source_record(file)) is not None
-        ]
-        self._sources.update(record["file"] for record in sources)
-        return self.changed("module", modules), self.changed("parameter", parameters), sources
+        return (
+            self.changed("module", modules),
+            self.changed("parameter", parameters),
+            self._source_records(modules),
+        )
+
+    def _source_records(self, modules: list[Record]) -> list[Record]:
+        records = []
+        for file in dict.fromkeys(module["file"] for module in modules if module["file"]):
+            if file in self._sources:
+                continue
+            self._sources.add(file)
+            text = source_text(file)
+            if text is not None and len(text) <= SOURCE_LIMIT:
+                digest = hashlib.sha256(text.encode()).hexdigest()
+                records.append({"file": file, "sha256": digest, "text": text})
+        return records
 
     def changed(self, key: str, records: Iterable[Record]) -> list[Record]:
         """Those of ``records`` that say something new; what an earlier one knew is kept."""
@@ -114,12 +128,17 @@ class Inventory:
         )
 
     def to_hook(self) -> list[tuple[nn.Module, bool]]:
-        """Every module, and whether it is a root."""
-        return [
-            (module, self._tree.modules[identity].root == identity)
-            for identity, module in self.modules.living()
-            if identity in self._tree.modules
-        ]
+        """Every module in which hooks may be placed, and whether it is a root."""
+        found = []
+        for identity, module in self.modules.living():
+            place = self._tree.modules.get(identity)
+            if place is not None and not place.compiled:
+                found.append((module, place.root == identity))
+        if len(found) < len(self._tree.modules):
+            self.limits.append(
+                "compiled model: parameters are recorded exactly, modules are not seen"
+            )
+        return found
 
     def place_of(self, parameter: int) -> Place | None:
         """Where a parameter stands."""

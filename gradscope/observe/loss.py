@@ -8,58 +8,28 @@ the losses of ``torch.nn.functional``, which are single nodes or small patterns 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from gradscope.observe.loss_patterns import MATCHERS, Found, Path, edge
-from gradscope.observe.operations import node_operation
+from gradscope.observe.loss_patterns import MATCHERS
+from gradscope.observe.loss_terms import Found, LossFacts, Path
+from gradscope.observe.operations import SHAPE_ONLY, node_operation
 from gradscope.observe.private import saved
-from gradscope.observe.target import Target
 
 TERMS_LIMIT = 64
-"""Different loss operations looked for behind one backward call."""
+"""Loss operations looked for behind one backward call."""
 NODES_LIMIT = 2_000
 """Nodes of arithmetic looked at behind one backward call."""
 
-_THROUGH = frozenset(
-    "add sub rsub neg mul div mean sum nansum to_copy view unsafe_view reshape_alias squeeze "
-    "unsqueeze select slice stack cat expand clone alias t transpose permute masked_fill "
-    "masked_select index where unbind split nan_to_num copy".split()
-)
-_SCALAR = frozenset("sqrt exp log pow square abs clamp clamp_min log1p".split())
+_THROUGH = SHAPE_ONLY | {
+    "add", "sub", "rsub", "neg", "mul", "div", "mean", "sum", "nansum", "select", "stack", "cat",
+    "masked_fill", "masked_select", "index", "where", "unbind", "split", "nan_to_num", "copy",
+}  # fmt: skip
+_SCALAR = frozenset({"sqrt", "exp", "log", "pow", "abs", "clamp", "clamp_min", "log1p"})
 """Looked through when the tensor is 0-dim: the root of a mean squared error."""
-
-
-@dataclass(frozen=True)
-class LossFacts:
-    """One loss operation.
-
-    Attributes:
-        operation: see ``facts.LOSSES``.
-        value: 0-dim, detached: the operation's own mean, as ``F.<operation>`` with
-            ``reduction="mean"`` gives it (KL divergence: ``"batchmean"``), free of what stands
-            around it; None if its tensors were not saved.
-        reduction: ``mean``, ``sum``, ``none``, or None.
-        input_operation: name of the node that made the loss's input, views and copies looked
-            through, e.g. ``SoftmaxBackward0``; None for a leaf.
-        input_shape: shape of the loss's input, before broadcasting; None if not known.
-        target_shape: shape of the target; None if not known.
-        classes: number of classes, or None.
-        target: statistics of the target, whose ``baseline()`` is comparable with ``value``; None
-            if the target was not saved.
-    """
-
-    operation: str
-    value: Tensor | None = None
-    reduction: str | None = None
-    input_operation: str | None = None
-    input_shape: tuple[int, ...] | None = None
-    target_shape: tuple[int, ...] | None = None
-    classes: int | None = None
-    target: Target | None = None
 
 
 @torch.no_grad()
@@ -77,31 +47,35 @@ def loss_facts(loss: Tensor | Sequence[Tensor]) -> list[LossFacts]:
     others: dict[str, None] = {}
     tensors = [loss] if isinstance(loss, Tensor) else list(loss)
     stack = [(t.grad_fn, Path()) for t in reversed(tensors) if t.grad_fn is not None]
-    seen: set[tuple[Node, bool]] = set()
+    seen: set[Node] = set()
     while stack and len(seen) < NODES_LIMIT and len(found) < TERMS_LIMIT:
         node, path = stack.pop()
-        # a log_softmax that two terms share (label smoothing) is one place, met on two ways
-        if (node, path.is_sum_of_classes) in seen:
-            continue
-        seen.add((node, path.is_sum_of_classes))
         operation = node_operation(node.name())
+        # two terms that share a log_softmax (label smoothing) meet it on two ways
+        if node in seen and operation != "log_softmax":
+            continue
+        seen.add(node)
         match = MATCHERS.get(operation)
         hit = match(node, path) if match is not None else None
         if hit is not None:
             found.append(hit)
         elif below := _below(node, operation, path):
             stack.extend(reversed(below))
-        elif node.next_functions or operation != "accumulate_grad":
+        elif operation != "accumulate_grad":
             others[node.name()] = None
-    facts = [LossFacts(**hit.facts()) for hit in _merge_smoothing(found)]
-    if not facts:
-        # an elementwise sum inside the model looks like a sum of terms: one answer is enough
-        return [LossFacts(f"other:{name}") for name in others][:1]
-    return facts + [LossFacts(f"other:{name}") for name in others]
+    facts = []
+    for hit in _merge_smoothing(found):
+        if hit.facts.operation.startswith("other:"):
+            others[hit.facts.operation.removeprefix("other:")] = None
+        else:
+            facts.append(hit.facts)
+    # without a known loss the arithmetic may belong to the model: then one answer is enough
+    names = list(others) if facts else list(others)[:1]
+    return facts + [LossFacts(f"other:{name}") for name in names]
 
 
 def _below(node: Node, operation: str, path: Path) -> list[tuple[Node, Path]]:
-    """The next nodes and ways to them; empty where the arithmetic around losses ends."""
+    """The next nodes and the ways to them; empty where the arithmetic around losses ends."""
     if operation in _SCALAR:
         inside = saved(node, "self")
         inside = saved(node, "result") if inside is None else inside
@@ -109,40 +83,30 @@ def _below(node: Node, operation: str, path: Path) -> list[tuple[Node, Path]]:
             return []
     elif operation not in _THROUGH:
         return []
-    children = [(index, child) for index, (child, _) in enumerate(node.next_functions)]
-    present = [(index, child) for index, child in children if child is not None]
+    present = [child for child, _ in node.next_functions if child is not None]
     if operation in ("mul", "div") and len(present) > 1:
-        # a product of two things that both learn is a term of its own
-        return [(child, Path()) for _, child in present if _is_loss(child)]
+        # a loss times something that learns too (its uncertainty): look at the 0-dim ones only
+        factors = saved(node, "self"), saved(node, "other")
+        if any(not isinstance(factor, Tensor) or factor.dim() for factor in factors):
+            return []
     step = path.through(node, operation)
-    if operation == "sub":
-        return [(c, replace(step, negated=i == 1 and len(present) == 1)) for i, c in present]
-    return [(child, step) for _, child in present]
-
-
-def _is_loss(node: Node) -> bool:
-    operation = node_operation(node.name())
-    return operation in MATCHERS and operation.endswith(("_loss", "2d", "logits", "entropy"))
+    return [(child, step) for child in present]
 
 
 def _merge_smoothing(found: list[Found]) -> list[Found]:
     """Put the two halves of a label-smoothed cross-entropy together.
 
-    ``F.cross_entropy(label_smoothing=e)`` adds ``(1-e)·nll`` and ``e/C`` times the sum over classes
-    of the negative log-probabilities; both read one log_softmax.
+    ``F.cross_entropy(label_smoothing=e)`` is ``(1-e)`` times the nll plus ``e/C`` times the sum
+    over classes of the negative log-probabilities, and both halves read one log_softmax.
     """
     merged: list[Found] = []
-    for hit in found:
-        twin = next((m for m in merged if m.log_softmax is hit.log_softmax is not None), None)
-        if twin is None:
+    even = [hit for hit in found if hit.even]
+    for hit in (hit for hit in found if not hit.even):
+        half = next((half for half in even if half.log_softmax is hit.log_softmax), None)
+        if half is None or hit.smoothed is None or not hit.facts.classes or not hit.scale:
             merged.append(hit)
             continue
-        hard, soft = (twin, hit) if hit.even else (hit, twin)
-        if soft.even and not hard.even and hard.smoothed is not None:
-            merged[merged.index(twin)] = hard.smoothed(soft.scale / hard.scale)
-        else:
-            merged.append(hit)
-    return [hit for hit in merged if not hit.even]
-
-
-__all__ = ["LossFacts", "edge", "loss_facts"]
+        even.remove(half)
+        ratio = abs(half.scale / hit.scale) * hit.facts.classes
+        merged.append(replace(hit, facts=hit.smoothed(ratio / (1 + ratio))))
+    return merged + even

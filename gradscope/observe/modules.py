@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from gradscope.observe import module_rows, private, units
 from gradscope.observe.naming import IdMap
@@ -108,8 +109,7 @@ class ModuleWatch:
         self._guard = guard
         self._on_root = on_root
         self._pid = os.getpid()
-        self._handles: list[torch.utils.hooks.RemovableHandle] = []
-        self._hooked = IdMap()
+        self._handles: dict[int, tuple[weakref.ref[nn.Module], list[RemovableHandle]]] = {}
         self._depth = 0
         self.active = False
         self.stack: list[int] = []
@@ -131,24 +131,29 @@ class ModuleWatch:
 
     def attach(self, module: nn.Module, *, root: bool) -> None:
         """Hook one module; a second time does nothing."""
-        if self._hooked.get(module) is not None:
+        known = self._handles.get(id(module))
+        if known is not None and known[0]() is module:
             return
-        self._hooked.add(module)
         before = self._guard(functools.partial(self._before, root))
         after = self._guard(functools.partial(self._after, root))
-        self._handles += [
+        handles = [
             module.register_forward_pre_hook(_Hook(module, before), with_kwargs=True),
             # always_call: an exception in forward must not leave the stack deeper than it was
-            module.register_forward_hook(
-                _Hook(module, after), with_kwargs=True, always_call=True
-            ),
-        ]  # fmt: skip
+            module.register_forward_hook(_Hook(module, after), with_kwargs=True, always_call=True),
+        ]
+        self._handles[id(module)] = weakref.ref(module), handles
+
+    def release(self, module: nn.Module) -> None:
+        """Remove the hooks of one module."""
+        for handle in self._handles.pop(id(module), (None, []))[1]:
+            handle.remove()
 
     def detach(self) -> None:
         """Remove every hook."""
-        while self._handles:
-            self._handles.pop().remove()
-        self._hooked = IdMap()
+        for _, handles in self._handles.values():
+            for handle in handles:
+                handle.remove()
+        self._handles = {}
         self.active = False
         self.clear()
 

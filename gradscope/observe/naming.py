@@ -11,7 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from gradscope.observe import private
 
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
@@ -55,6 +58,8 @@ class Place:
     path: str
     owner: int = -1
     registered: bool = True
+    compiled: bool = False
+    """Its calls run code made by torch.compile or TorchScript, in which hooks must not be placed."""
     aliases: list[str] = field(default_factory=list)
 
 
@@ -73,6 +78,7 @@ class Registry:
         self.modules = IdMap()
         self.parameters = IdMap()
         self._roots = [weakref.ref(unwrap(root)) for root in roots]
+        self._compiled = {id(unwrap(root)) for root in roots if _compiled_outside(root)}
 
     @property
     def roots(self) -> list[nn.Module]:
@@ -84,35 +90,51 @@ class Registry:
         modules: dict[int, Place] = {}
         parameters: dict[int, Place] = {}
         for root in self.roots:
-            self._walk(root, self.modules.add(root), "", True, modules, parameters)
+            compiled = id(root) in self._compiled
+            place = Place(self.modules.add(root), self.modules.add(root), "", compiled=compiled)
+            self._walk(root, place, modules, parameters)
         return Tree(modules, parameters)
 
     def _walk(
         self,
         module: nn.Module,
-        root: int,
-        path: str,
-        registered: bool,
+        place: Place,
         modules: dict[int, Place],
         parameters: dict[int, Place],
     ) -> None:
-        identity = self.modules.add(module)
-        if not _note(modules, Place(identity, root, path, registered=registered)):
+        if private.is_compiled(module) or isinstance(module, torch.jit.ScriptModule):
+            place.compiled = True
+        if not _note(modules, place):
             return
+        root, owner = place.root, place.identity
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                place = self.parameters.add(parameter)
-                _note(parameters, Place(place, root, _join(path, name), identity, registered))
+                path = _join(place.path, name)
+                identity = self.parameters.add(parameter)
+                _note(parameters, Place(identity, root, path, owner, place.registered))
         for name, child in module._modules.items():
             if child is not None:
-                below = path if name in _WRAPPERS else _join(path, name)
-                self._walk(child, root, below, registered, modules, parameters)
+                path = place.path if name in _WRAPPERS else _join(place.path, name)
+                self._walk(child, self._below(child, place, path), modules, parameters)
         for name, thing in _unregistered(module):
+            path = _join(place.path, name)
             if isinstance(thing, nn.Module):
-                self._walk(thing, root, _join(path, name), False, modules, parameters)
+                below = self._below(thing, place, path)
+                below.registered = False
+                self._walk(thing, below, modules, parameters)
             else:
-                place = self.parameters.add(thing)
-                _note(parameters, Place(place, root, _join(path, name), identity, False))
+                identity = self.parameters.add(thing)
+                _note(parameters, Place(identity, root, path, owner, registered=False))
+
+    def _below(self, module: nn.Module, above: Place, path: str) -> Place:
+        return Place(
+            self.modules.add(module),
+            above.root,
+            path,
+            above.identity,
+            above.registered,
+            above.compiled,
+        )
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -128,9 +150,13 @@ def unwrap(module: nn.Module) -> nn.Module:
             return module
 
 
-def is_compiled(module: nn.Module) -> bool:
-    """Whether calls of ``module`` run compiled code, in which hooks must not be placed."""
-    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
+def _compiled_outside(module: nn.Module) -> bool:
+    inner = unwrap(module)
+    while module is not inner:
+        if private.is_compiled(module):
+            return True
+        module = next(child for child in module.children())
+    return False
 
 
 def _note(places: dict[int, Place], place: Place) -> bool:

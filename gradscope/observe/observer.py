@@ -26,7 +26,6 @@ from gradscope.observe.gradients import gradient_rows, total_norm
 from gradscope.observe.inventory import Inventory
 from gradscope.observe.look import EarlyLook
 from gradscope.observe.modules import ModuleWatch
-from gradscope.observe.naming import is_compiled
 from gradscope.observe.origin import OriginSearch
 from gradscope.observe.updates import UpdateWatch
 from gradscope.observe.wire import Wire
@@ -109,7 +108,7 @@ class Observer:
         self._depth: dict[int, int] = {}
         self._true_losses: list[tuple[Tensor, float]] = []
         self._forward_seen = self._any_root_call = False
-        self._manual = self._open_group = False
+        self._manual = self._open_group = self._compiled_loop = False
         self._pid = os.getpid()
         self.attached = False
         self.steps = 0
@@ -137,14 +136,14 @@ class Observer:
         """Stop watching and leave no hook, patch or attribute behind; idempotent."""
         if not self.attached:
             return
+        if self._open_group and not self._inventory.has_optimizer and os.getpid() == self._pid:
+            self._guard(self._close_step)(None, skipped=False)
         self.attached = False
         patches.remove(self)
         self._modules.detach()
         self._look.leave()
         if os.getpid() != self._pid:
             return
-        if self._open_group and not self.failure:
-            self._guard(self._close_step)(None, skipped=False)
         self.fact("limits", self.limits)
         self.fact("optimizers", self._inventory.optimizer_facts())
         self._writer.commit()
@@ -172,7 +171,7 @@ class Observer:
     def _guard(self, callback: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(callback)
         def guarded(*args: Any, **kwargs: Any) -> Any:
-            if self.failure or not self.attached and callback is not self._close_step:
+            if self.failure or not self.attached:
                 return None
             began = time.perf_counter()
             try:
@@ -198,16 +197,26 @@ class Observer:
 
     def _refresh(self) -> None:
         modules, parameters, sources = self._inventory.refresh(self._clock.step)
-        for module, root in self._inventory.to_hook():
-            if is_compiled(module) or isinstance(module, torch.jit.ScriptModule):
-                self._inventory.limits.append(
-                    "compiled model: parameters are recorded exactly, modules are not seen"
-                )
-                continue
-            self._modules.attach(module, root=root)
+        if not self._compiled_loop:
+            for module, root in self._inventory.to_hook():
+                self._modules.attach(module, root=root)
         self._writer.records("modules", modules)
         self._writer.records("parameters", parameters)
         self._writer.records("sources", sources)
+
+    @_timed
+    def compiling(self, target: Any) -> None:
+        """See ``patches.Listener``; hooks would be traced into the compiled code."""
+        if isinstance(target, nn.Module):
+            for module in target.modules():
+                self._modules.release(module)
+            return
+        # a compiled function may call any of the models
+        self._compiled_loop = True
+        self._modules.detach()
+        self._inventory.limits.append(
+            "compiled training step: parameters are recorded exactly, modules are not seen"
+        )
 
     # ------------------------------------------------------------------ forward
 

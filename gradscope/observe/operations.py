@@ -78,8 +78,8 @@ ZERO_GRADIENT = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "be
 NO_GRADIENT = frozenset({"not_implemented", "heaviside", "floor_divide"})
 """Operations without a derivative: backward through them raises."""
 
-SHAPE_ONLY = frozenset(
-    "view unsafe_view reshape_alias squeeze unsqueeze transpose t permute clone alias to_copy "
-    "expand contiguous movedim flatten slice as_strided".split()
-)
+SHAPE_ONLY = frozenset({
+    "view", "unsafe_view", "reshape_alias", "squeeze", "unsqueeze", "transpose", "t", "permute",
+    "clone", "alias", "to_copy", "expand", "slice", "as_strided",
+})  # fmt: skip
 """Operations that hand on the same numbers (or some of them) in another shape, place or dtype."""

@@ -50,6 +50,9 @@ class Listener(Protocol):
     def scaler_step(self, optimizer: Any, stepped: bool) -> None:
         """``GradScaler.step`` has run; ``stepped`` is False when it skipped the optimizer."""
 
+    def compiling(self, target: Any) -> None:
+        """``torch.compile`` is about to take a module or a function (None: as a decorator)."""
+
     def zero_grad(self, owner: Any) -> None:
         """``zero_grad`` of an optimizer or a module is about to run."""
 
@@ -142,8 +145,10 @@ def _table() -> tuple[_Patch, ...]:
         _Patch(scaler, "scale", _scale),
         _Patch(scaler, "unscale_", _unscale),
         _Patch(scaler, "_maybe_opt_step", _scaler_step),
-        _Patch(torch.optim.Optimizer, "zero_grad", _before("zero_grad", lambda a, _k: a[:1])),
-        _Patch(torch.nn.Module, "zero_grad", _before("zero_grad", lambda a, _k: a[:1])),
+        _Patch(torch, "compile", _before("compiling", _first_argument)),
+        _Patch(torch.nn.Module, "compile", _before("compiling", _first_argument)),
+        _Patch(torch.optim.Optimizer, "zero_grad", _before("zero_grad", _first_argument)),
+        _Patch(torch.nn.Module, "zero_grad", _before("zero_grad", _first_argument)),
     )
 
 
@@ -159,6 +164,10 @@ def _before(
         return patched
 
     return wrap
+
+
+def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    return (args[0] if args else kwargs.get("model"),)
 
 
 def _clip_value_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

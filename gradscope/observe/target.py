@@ -65,7 +65,9 @@ class Target:
         if self.mass is not None:
             total = self.mass.sum()
             entropy = -torch.special.xlogy(self.mass, self.mass / total).sum() / self.count
-            return entropy if self.self_entropy is None else entropy + self.self_entropy / self.count
+            return (
+                entropy if self.self_entropy is None else entropy + self.self_entropy / self.count
+            )
         if self.squared and self.sum is not None and self.sum_sq is not None:
             mean = self.sum / self.count
             return (self.sum_sq / self.count - mean.square()).clamp(min=0).mean()
@@ -166,7 +168,11 @@ def soft_target(
 
 
 def binary_target(
-    target: Tensor, *, weight: Tensor | None = None, positive_weight: Tensor | None = None
+    target: Tensor,
+    *,
+    weight: Tensor | None = None,
+    positive_weight: Tensor | None = None,
+    kept: Tensor | None = None,
 ) -> Target:
     """Statistics of targets in [0, 1], each element a question of its own.
 
@@ -174,32 +180,42 @@ def binary_target(
         target: any shape.
         weight: weight of each element, broadcastable to ``target``, or None.
         positive_weight: weight of the positive answer, broadcastable to ``target``, or None.
+        kept: which elements count, same shape; None: all.
     """
     t = accurate(target)
-    zero, one = 1 - t, t
+    one_weight = torch.ones_like(t) if kept is None else accurate(kept)
+    moments = t * one_weight
+    number = one_weight.sum()
+    if weight is not None:
+        one_weight = one_weight * accurate(weight)
+    zero, one = (1 - t) * one_weight, t * one_weight
     if positive_weight is not None:
         one = one * accurate(positive_weight)
-    if weight is not None:
-        zero, one = zero * accurate(weight), one * accurate(weight)
-    number = torch.full_like(t.sum(), t.numel())
-    moments = float_target(target)
-    # all columns together: mean() and std() divide by the count of one column
-    merged = moments._one_column()
-    return Target(number, torch.stack((zero.sum(), one.sum())), merged.sum, merged.sum_sq)
+    return Target(
+        number,
+        torch.stack((zero.sum(), one.sum())),
+        moments.sum().reshape(1),
+        (moments * t).sum().reshape(1),
+    )
 
 
-def float_target(target: Tensor, *, squared: bool = False) -> Target:
+def float_target(target: Tensor, *, squared: bool = False, kept: Tensor | None = None) -> Target:
     """Statistics of floating targets, samples along axis 0.
 
     Args:
         target: any shape.
         squared: the loss is the mean squared error.
+        kept: which elements count, same shape (then all elements make one column); None: all.
     """
     t = accurate(target)
+    if kept is not None:
+        ones = accurate(kept)
+        moments = t * ones
+        total, squares = moments.sum(), (moments * t).sum()
+        return Target(ones.sum(), None, total.reshape(1), squares.reshape(1), squared=squared)
     columns = t[0].numel() if t.dim() > 1 and len(t) else 1
-    if columns > COLUMNS_LIMIT:
-        total = Target(torch.full_like(t.sum(), t.numel()), None, t.sum().reshape(1))
-        return Target(total.count, None, total.sum, t.square().sum().reshape(1), None, False)
-    rows = t.reshape(-1, columns)
+    wide = columns > COLUMNS_LIMIT
+    rows = t.reshape(-1, 1 if wide else max(columns, 1))
     count = torch.full_like(rows.sum(), rows.shape[0])
-    return Target(count, None, rows.sum(0), rows.square().sum(0), None, squared)
+    # one constant for all columns would be a weaker answer than the best one
+    return Target(count, None, rows.sum(0), rows.square().sum(0), squared=squared and not wide)

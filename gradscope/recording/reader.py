@@ -99,15 +99,15 @@ class Recording:
     def gradients(self) -> pd.DataFrame:
         """Gradients as the optimizer used them: a row for each sampled step and parameter."""
         frame = self._frame(BY_NAME["gradients"])
-        frame["norm"] = np.sqrt(frame["sum_sq"])
+        frame["norm"] = _root(frame["sum_sq"])
         return _with_moments(frame)
 
     @cached_property
     def updates(self) -> pd.DataFrame:
         """What each step really did to each parameter."""
         frame = self._frame(BY_NAME["updates"])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.sqrt(frame["delta_sq"] / frame["before_sq"])
+        with np.errstate(all="ignore"):
+            ratio = _root(frame["delta_sq"] / frame["before_sq"])
         # a parameter that is exactly zero has no relative change: absent, not infinite
         frame["ratio"] = ratio.where(frame["before_sq"] > 0)
         return frame
@@ -312,9 +312,16 @@ def _present(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
 def _with_moments(frame: pd.DataFrame) -> pd.DataFrame:
     # an empty tensor has no mean: absent, not a division error
     count = frame["count"].where(frame["count"] > 0)
-    frame["rms"] = np.sqrt(frame["sum_sq"] / count)
-    frame["mean"] = frame["sum"] / count
+    with np.errstate(all="ignore"):
+        frame["rms"] = _root(frame["sum_sq"] / count)
+        frame["mean"] = frame["sum"] / count
     return frame
+
+
+def _root(squares: pd.Series) -> pd.Series:
+    # NaN and infinite sums are data here, and no reason for a warning
+    with np.errstate(all="ignore"):
+        return np.sqrt(squares)
 
 
 def _named(ids: npt.NDArray[Any], known: Mapping[int, str]) -> pd.Categorical:

@@ -22,9 +22,7 @@ def render(diagnosis: Diagnosis) -> str:
     verdict = _prose(summary.verdict(diagnosis, facts))
     out = [
         MARK,
-        f"### gradscope {one_line(diagnosis.command)}{target}".replace(
-            "gradscope  of", "gradscope"
-        ),
+        f"### gradscope {_prose(diagnosis.command)}{target}",
         "",
         f"**{verdict[:1].upper()}{verdict[1:]}.**",
         "",

@@ -110,7 +110,8 @@ def _stranger(finding: Finding) -> dict[str, Any]:
 
 
 def _result(finding: Finding, index: int, diagnosis: Diagnosis) -> dict[str, Any]:
-    parts = [one_line(finding.summary), *summary.measured(finding)]
+    # SARIF forbids an empty message
+    parts = [one_line(finding.summary) or finding.code, *summary.measured(finding)]
     parts += [f"Help: {one_line(fix.title)} ({summary.tried(fix)})" for fix in finding.fixes]
     location: dict[str, Any] = {}
     physical = _physical(finding, diagnosis)

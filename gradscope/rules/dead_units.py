@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradscope.diagnose.finding import Evidence, Finding
+from gradscope.diagnose.finding import Evidence, Finding, Severity
 from gradscope.diagnose.learning import Learning, gate
 from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.rule import (
@@ -19,7 +19,7 @@ from gradscope.diagnose.rule import (
 from gradscope.diagnose.trained import ParameterState, parameter_states
 from gradscope.diagnose.unit_window import UnitWindow, unit_windows
 from gradscope.diagnose.verdict import harm, judged, why_harmful
-from gradscope.diagnose.wording import code, count, listing, number, percent
+from gradscope.diagnose.wording import code, count, listing, percent
 from gradscope.recording.reader import Recording
 
 
@@ -102,7 +102,8 @@ def _finding(
     kind = "initialization" if cause.since_start else "learning-rate"
     if severe and _is_last(recording, cause):
         kind = "output"
-    severity, confidence = judged("warning" if severe else "note", "strong", learning)
+    worst: Severity = "critical" if cause.dead == cause.units else "warning"
+    severity, confidence = judged(worst if severe else "note", "strong", learning)
     names = dict.fromkeys([s.module for s in feeder] + [w.module for w in dead])
     return Finding(
         code=DeadUnits.code,
@@ -156,7 +157,7 @@ def _summary(cause: UnitWindow, kind: str, dead: list[UnitWindow]) -> str:
     since = "since the first step" if cause.since_start else "since later in the training"
     more = f"; {count(len(dead) - 1, 'more layer')} suffer too" if len(dead) > 1 else ""
     last = ", and it is the output" if kind == "output" else ""
-    return f"{share} are dead {since}: never active in {count(cause.batches, 'batch').replace('batchs', 'batches')}{last}{more}."
+    return f"{share} are dead {since}: never active in {cause.batches} batches{last}{more}."
 
 
 def _at(cause: UnitWindow) -> str:
@@ -176,7 +177,3 @@ def _causes(kind: str, feeder: list[ParameterState]) -> tuple[str, ...]:
     if kind == "output":
         return (f"An activation behind the last layer can only give its flat value. {start}",)
     return (start, "Less likely: the learning rate, since the units were dead before it could act.")
-
-
-def _ratio(value: float) -> str:
-    return number(value)

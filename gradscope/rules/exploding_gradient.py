@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from gradscope.diagnose import windows
-from gradscope.diagnose.finding import Evidence, Finding
-from gradscope.diagnose.flow import DepthProfile, depth_profile, trained_roots
+from gradscope.diagnose.finding import Confidence, Evidence, Finding, Severity
+from gradscope.diagnose.flow import DepthProfile, depth_profile
+from gradscope.diagnose.gains import trained_roots
 from gradscope.diagnose.growth import RunUp, run_up
 from gradscope.diagnose.learning import DIVERGED, Learning, gate
 from gradscope.diagnose.locate import location_of
@@ -148,7 +149,8 @@ def _finding(
         module, also = _owner(states, run.parameter), ()
     if _recurrent(recording, module):
         kind = "through-time"
-    severity, confidence = "critical", "strong"
+    severity: Severity = "critical"
+    confidence: Confidence = "strong"
     if run.nonfinite is None:
         severity, confidence = judged("critical", "strong", learning)
     weights = tuple(s.name for s in states if s.module == module and s.matrix)
@@ -212,12 +214,12 @@ def _summary(kind: str, module: str, run: RunUp, start: DepthProfile | None) -> 
         else:
             grown = f"the gradient grows {factor(10**start.growth)} toward the input"
         return f"The signal explodes over the depth {where}: {grown}{end}."
-    at = f" most in {code(module)}" if module else ""
+    at = f", most in {code(module)}" if module else ""
     through = " through time" if kind == "through-time" else ""
     if run.norm_growth > 1:
         return (
-            f"The gradient explodes{through} as training goes on,{at or ' in the whole model'}: its "
-            f"norm grows {factor(run.norm_growth)}{end}."
+            f"The gradient explodes{through} as training goes on{at}: its norm grows "
+            f"{factor(run.norm_growth)}{end}."
         )
     return f"Training explodes{through}: the loss grows {factor(run.loss_growth)}{end}."
 

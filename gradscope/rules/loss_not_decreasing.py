@@ -57,8 +57,8 @@ def _finding(recording: Recording, learning: Learning) -> Finding:
         causes=(
             "Cause not identified: gradients reach the layers, parameters are in the optimizer, "
             "units are active, as far as it was recorded.",
-            "Worth a look: the learning rate (far too high or too low), labels that do not belong to "
-            "their inputs, inputs of a very large or small scale.",
+            "Worth a look: the learning rate (far too high or too low), labels that do not belong "
+            "to their inputs, inputs of a very large or small scale.",
         ),
         kind=kind,
     )
@@ -67,14 +67,15 @@ def _finding(recording: Recording, learning: Learning) -> Finding:
 def _summary(learning: Learning, kind: str) -> str:
     steps = count(learning.steps, "step")
     if kind == "constant":
-        return f"The loss is {number(learning.first)} on each of {steps}: nothing that moves reaches it."
+        return f"The loss is {number(learning.first)} on each of {steps}: nothing changes it."
     if kind == "diverged" and not math.isfinite(learning.last):
         return "The loss is no longer finite."
     if kind == "diverged":
-        return f"The loss rises: from {number(learning.first)} to {number(learning.last)} over {steps}."
+        first, last = number(learning.first), number(learning.last)
+        return f"The loss rises: from {first} to {last} over {steps}."
     return (
-        f"The loss does not fall: {number(learning.last)} after {steps}, {percent(learning.excess)} of "
-        f"what a constant answer costs; the cause is not identified."
+        f"The loss does not fall: {number(learning.last)} after {steps}, "
+        f"{percent(learning.excess)} of what a constant answer costs; the cause is not identified."
     )
 
 

@@ -40,9 +40,9 @@ _FIXES = {
     "detached": "A `detach()`, `.data`, `.item()` or a copy through NumPy in the forward pass.",
     "no-grad": "A `torch.no_grad()` or `inference_mode()` around part of the forward pass.",
     "integer": "An `argmax`, a rounding or a comparison between it and the loss.",
-    "unused": "It is built but its result does not enter the loss: a leftover, or a forgotten call.",
+    "unused": "Its result does not enter the loss: a leftover, or a forgotten call.",
     "other": "Not narrowed down: a cut was not seen in the examined steps.",
-    "zero": "Something multiplies it by zero: a factor that is 0, a mask, or units that are all dead.",
+    "zero": "Something multiplies it by zero: a factor, a mask, or units that are all dead.",
 }
 
 

@@ -42,8 +42,7 @@ class NonFinite(Rule):
     needs = (Need("steps", 1, why="no step was recorded"),)
 
     def check(self, recording: Recording, _options: None) -> Outcome:
-        """Report the first non-finite step; steps that a loss scaler skipped are its normal
-        work."""
+        """Report the first non-finite step; what a loss scaler skips is its normal work."""
         step = windows.first_nonfinite(recording)
         if step is None:
             return Passed(None, _measured(recording))
@@ -121,9 +120,10 @@ def _finding(
 
 
 def _summary(step: int, row: pd.Series | None, origin: Origin | None) -> str:
-    what = _WHAT.get(row["kind"], "a value") if row is not None else "the loss"
     if origin is None:
-        return f"{what[0].upper()}{what[1:]} is NaN or Inf at step {step}; where it began is not known."
+        what = _WHAT.get(row["kind"], "a value") if row is not None else "the loss"
+        what = f"{what[0].upper()}{what[1:]}"
+        return f"{what} is NaN or Inf at step {step}; where it began is not known."
     if origin.phase == "input":
         at = f", in {_samples(origin)}" if origin.samples else ""
         return f"The data holds a NaN or an Inf at step {step}{at}."

@@ -135,8 +135,8 @@ def _summary(kind: str, outside: list[ParameterState], modules: tuple[str, ...])
     verb = "gets a gradient but is" if len(outside) == 1 else "get gradients but are"
     if kind == "unregistered":
         return (
-            f"{amount} of {who} {verb} in no optimizer: the model keeps them in a plain list or dict, "
-            f"so that parameters() does not find them."
+            f"{amount} of {who} {verb} in no optimizer: the model keeps them in a plain list or "
+            f"dict, so that parameters() does not find them."
         )
     if kind == "replaced":
         return f"{amount} of {who} {verb} in no optimizer: it holds the ones they replaced."

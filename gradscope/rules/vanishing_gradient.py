@@ -7,13 +7,8 @@ from dataclasses import dataclass
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Confidence, Evidence, Finding
-from gradscope.diagnose.flow import (
-    VANISHED,
-    DepthProfile,
-    Layer,
-    depth_profile,
-    trained_roots,
-)
+from gradscope.diagnose.flow import VANISHED, DepthProfile, depth_profile
+from gradscope.diagnose.gains import Layer, trained_roots
 from gradscope.diagnose.learning import DIVERGED, Learning, gate
 from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.rule import (
@@ -27,7 +22,7 @@ from gradscope.diagnose.rule import (
 )
 from gradscope.diagnose.trained import parameter_states
 from gradscope.diagnose.verdict import harm, judged, why_harmful
-from gradscope.diagnose.wording import code, count, factor, number, percent
+from gradscope.diagnose.wording import code, count, number, percent
 from gradscope.recording.reader import Recording
 
 
@@ -113,8 +108,11 @@ def lost(profile: DepthProfile) -> float:
 
 
 def kind_of(profile: DepthProfile, options: Options) -> str:
-    """What loses the gradient: ``activation-slope``, ``small-weights``, ``depth``,
-    ``saturated-loss``."""
+    """What loses the gradient.
+
+    Returns:
+        ``activation-slope``, ``small-weights``, ``depth`` or ``saturated-loss``.
+    """
     weights = [i for i, layer in enumerate(profile.layers) if layer.kind == "weight"]
     behind = profile.layers[weights[-1] + 1 :]
     at_the_end = sum(_decades(layer) for layer in behind if layer.kind == "activation")
@@ -187,8 +185,8 @@ def _why(learning: Learning, starved: Layer, profile: DepthProfile) -> str:
     layers = count(len(profile.starved), "layer")
     return (
         f"{why_harmful(learning)} {layers} from {code(starved.module)} on get a gradient more than "
-        f"{number(10**VANISHED)} times smaller than the strongest one, so that what they learn is lost "
-        f"beside the rest, and in noise and rounding."
+        f"{number(10**VANISHED)} times smaller than the strongest one, so that what they learn is "
+        f"lost beside the rest, and in noise and rounding."
     )
 
 
@@ -198,16 +196,16 @@ def _causes(kind: str, profile: DepthProfile) -> tuple[str, ...]:
     total = max(profile.chain_decades, 1e-9)
     activations = percent(max(0.0, profile.activation_decades) / total)
     weights = percent(max(0.0, profile.weight_decades) / total)
-    split = f"{activations} of the loss is in the activations' slopes, {weights} in the weights"
+    split = f"{activations} of it is lost in the activations' slopes, {weights} in the weights"
     texts = {
-        "activation-slope": f"Activations that pass on too little of the gradient ({split}).",
-        "small-weights": f"Weights too small for their activations ({split}).",
-        "depth": f"Many layers that each lose a little, and no path around them ({split}).",
-        "saturated-loss": "An output activation that is saturated, with a loss that does not undo it "
-        "(a sigmoid or softmax under a squared error).",
+        "activation-slope": "Activations that pass on too little of the gradient",
+        "small-weights": "Weights too small for their activations",
+        "depth": "Many layers that each lose a little, and no path around them",
+        "saturated-loss": "An output activation that is saturated, with a loss that does not undo "
+        "it, as a sigmoid or softmax under a squared error",
     }
     others = [text for key, text in texts.items() if key != kind and key != "saturated-loss"]
-    return (texts[kind], f"Less likely: {others[0][0].lower()}{others[0][1:]}")
+    return (f"{texts[kind]} ({split}).", f"Less likely: {others[0][0].lower()}{others[0][1:]}.")
 
 
 def _evidence(

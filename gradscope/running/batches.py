@@ -109,7 +109,7 @@ def _iterable(thing: Any, name: str, names: Names) -> Callable[[], Iterable[Any]
             hint="it should be iterable, such as a DataLoader or a list of batches; for a single "
             "batch call it `batch`",
         )
-    return lambda: thing  # type: ignore[no-any-return]
+    return lambda: thing
 
 
 def _one_by_one(function: Any, names: Names) -> Batches:

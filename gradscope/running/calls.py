@@ -96,11 +96,7 @@ def own_loss(output: Any) -> torch.Tensor | None:
 @contextmanager
 def state_kept(model: nn.Module) -> Iterator[None]:
     """Undo what a trial forward changes: buffers (running statistics) and all random states."""
-    buffers = [
-        (b, b.detach().clone())
-        for b in model.buffers()
-        if not nn.parameter.is_lazy(b)  # type: ignore[no-untyped-call]
-    ]
+    buffers = [(b, b.detach().clone()) for b in model.buffers() if not nn.parameter.is_lazy(b)]
     with random_states_kept():
         try:
             yield

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from gradscope.errors import GradscopeError, ModelError
-from gradscope.observe.callsite import owner, shown
+from gradscope.observe.callsite import shown
+from gradscope.observe.frames import owner
 
 _CAUSE = "The above exception was the direct cause of the following exception:"
 _CONTEXT = "During handling of the above exception, another exception occurred:"
@@ -62,7 +65,7 @@ def place(error: BaseException) -> str | None:
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback with the frames of torch, Python and gradscope folded to one line each run.
+    """The traceback with each run of frames of torch and other packages folded to one line.
 
     Exceptions that it was raised from stand before it, as Python prints them.
     """
@@ -84,26 +87,32 @@ def user_traceback(error: BaseException) -> str:
 
 
 def _one(error: BaseException) -> str:
-    lines: list[str] = []
-    folded = 0
     frames = traceback.extract_tb(error.__traceback__)
+    end = traceback.format_exception_only(error)
     if not any(owner(frame.filename) == "user" for frame in frames):
-        return "".join(traceback.format_exception_only(error))
-    for frame in frames:
-        if owner(frame.filename) == "user":
-            lines += _fold(folded) + traceback.format_list([frame])
-            folded = 0
-        else:
-            folded += owner(frame.filename) == "torch"
-    lines += _fold(folded)
-    head = "Traceback (most recent call last):\n"
-    return "".join([head, *lines, *traceback.format_exception_only(error)])
+        return "".join(end)
+    lines = ["Traceback (most recent call last):\n"]
+    for user, run in itertools.groupby(frames, lambda frame: owner(frame.filename) == "user"):
+        group = list(run)
+        lines += traceback.format_list(group) if user else _folded(group)
+    return "".join(lines + end)
 
 
-def _fold(frames: int) -> list[str]:
-    if not frames:
-        return []
-    return [f"  … {frames} frame{'s' if frames > 1 else ''} of PyTorch and Python\n"]
+def _folded(frames: list[traceback.FrameSummary]) -> list[str]:
+    # gradscope called the user's code; that it did so is no news
+    others = [frame for frame in frames if owner(frame.filename) != "gradscope"]
+    packages = dict.fromkeys(_package(frame.filename) for frame in others)
+    plural = "s" if len(others) > 1 else ""
+    line = f"  … {len(others)} frame{plural} of {', '.join(packages)}\n"
+    return [line] if packages.keys() - {"Python"} else []
+
+
+def _package(file: str) -> str:
+    if owner(file) == "torch":
+        return "torch"
+    parts = Path(file).parts
+    folder = next((i for i, part in enumerate(parts) if part.endswith("-packages")), None)
+    return "Python" if folder is None else parts[folder + 1].removesuffix(".py")
 
 
 def _hint(error: Exception) -> str | None:

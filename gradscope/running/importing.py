@@ -12,8 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 from gradscope.errors import LoadError
-from gradscope.observe.callsite import owner, shown
+from gradscope.observe.callsite import shown
 from gradscope.observe.construction import ConstructionTrace
+from gradscope.observe.frames import owner
 from gradscope.observe.training_guard import TrainedWhileImported, TrainingGuard
 from gradscope.running.failures import place, user_code
 
@@ -83,7 +84,7 @@ def import_file(file: Path) -> ModuleType:
 
 def _within(module: ModuleType, folder: Path) -> bool:
     origin = getattr(module, "__file__", None)
-    if not origin or "site-packages" in origin or owner(origin) != "user":
+    if not origin or owner(origin) != "user":
         return False
     return Path(origin).is_relative_to(folder)
 
@@ -93,7 +94,7 @@ def _refuse_hiding(name: str, file: Path) -> None:
     if loaded is None:
         return
     origin = getattr(loaded, "__file__", None)
-    if origin is None or "site-packages" in origin or owner(origin) != "user":
+    if origin is None or owner(origin) != "user":
         raise LoadError(
             f"{shown(str(file))} has the name of the module {name!r}, which is in use",
             hint=f"rename the file: beside other code it would hide {name!r} too",

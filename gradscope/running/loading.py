@@ -201,7 +201,7 @@ def _batches(
 
 def _materialize(model: nn.Module, first_batch: Callable[[], Any]) -> None:
     """Let lazy modules take their shapes, which an optimizer needs, from the first batch."""
-    if any(nn.parameter.is_lazy(p) for p in model.parameters()):  # type: ignore[no-untyped-call]
+    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         batch = first_batch()
         with torch.no_grad(), state_kept(model), user_code(LoadError, "a first forward pass"):
             split(batch, model).of(model)

@@ -155,7 +155,7 @@ def _built(builder: Callable[..., Any], name: str, names: Names) -> nn.Module:
         )
     with user_code(LoadError, f"building the model with {name}()"), ConstructionTrace():
         model = call_without_arguments(builder, name, names)
-    if not issubclass(type(model), nn.Module):
+    if not isinstance(model, nn.Module):
         raise LoadError(
             f"{name}() returned a {type(model).__name__}, not an nn.Module",
             where=where(builder, names),

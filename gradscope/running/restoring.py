@@ -28,7 +28,7 @@ def left_as_it_was(model: nn.Module, optimizer: Any = None) -> Iterator[None]:
     tensors = [
         (tensor, tensor.detach().clone(), _copied(tensor.grad))
         for tensor in (*model.parameters(), *model.buffers())
-        if not nn.parameter.is_lazy(tensor)  # type: ignore[no-untyped-call]
+        if not nn.parameter.is_lazy(tensor)
     ]
     state = copy.deepcopy(optimizer.state_dict()) if hasattr(optimizer, "state_dict") else None
     with random_states_kept():

@@ -88,16 +88,16 @@ def _fitting(
             where=names.origin,
             hint="say it, batch first: --input 32,1,28,28; or define batches()",
         )
-    guess, error = first
+    guess, failure = first
     dashed = ",".join(map(str, guess.shape))
     raise LoadError(
         f"the model does not take an input of {' x '.join(map(str, guess.shape))}: "
-        f"{in_one_line(error)}",
-        where=place(error),
+        f"{in_one_line(failure)}",
+        where=place(failure),
         hint=("" if shape else f"{dashed} was guessed from the layer {guess.layer}; ")
         + "say the shape that fits, batch first: --input 32,1,28,28; or define batches()",
-        user_traceback=user_traceback(error),
-    ) from error
+        user_traceback=user_traceback(failure),
+    ) from failure
 
 
 def _trial_input(guess: Guess) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,9 +23,10 @@ from gradscope.recording.writer import Writer
 from gradscope.running.importing import surroundings
 from gradscope.running.loading import Workload, from_objects, load
 from gradscope.running.restoring import left_as_it_was
+from gradscope.running.seeds import random_states_kept, seed_all
 from gradscope.running.target import parse
 from gradscope.running.training import Progress, train
-from gradscope.session.judging import judge, refuse_wrong_patterns
+from gradscope.session.judging import judge, patterns, refuse_wrong_patterns
 from gradscope.session.variables import variable_of
 
 TIME_LIMIT = 60.0
@@ -84,14 +86,15 @@ def check(
             holds what was recorded until then.
     """
     settings = config.settings().with_flags(
-        steps=steps, input=None if input is None else config.shape(input), seed=seed,
-        device=device, batch_size=batch_size, select=tuple(select), ignore=tuple(ignore),
-        fail_on=fail_on,
+        steps=steps, input=input, seed=seed, device=device, batch_size=batch_size,
+        select=patterns(select), ignore=patterns(ignore), fail_on=fail_on,
     )  # fmt: skip
     folder = None if run_dir is None else Path(run_dir)
     if isinstance(target, nn.Module):
         label = variable_of(target, sys._getframe(1)) or "model"
+        refuse_wrong_patterns(settings)
         with left_as_it_was(target, optimizer):
+            seed_all(settings.seed)
             parts = {"batches": batches, "loss": loss, "optimizer": optimizer, "label": label}
             workload = from_objects(
                 target, **parts,
@@ -105,8 +108,11 @@ def check(
         )
     else:
         checked = check_file(str(target), settings, run_dir=folder, overwrite=overwrite)
-    if checked.failure is not None:
-        raise checked.failure
+    failure = checked.failure
+    if failure is not None:
+        until_then = f"gradscope report {checked.folder} shows what was recorded until then"
+        failure.hint = f"{failure.hint}; {until_then}" if failure.hint else until_then
+        raise failure
     return checked.diagnosis
 
 
@@ -129,8 +135,9 @@ def check_file(
         loaded: told what was found in the file, before the first step.
         progress: entered for the training; gives what is told of each step.
     """
+    refuse_wrong_patterns(settings)
     file = parse(target).file
-    with surroundings(file):
+    with surroundings(file), random_states_kept():
         workload = load(
             target, input_shape=settings.input, device=settings.device,
             batch_size=settings.batch_size, seed=settings.seed,
@@ -149,7 +156,6 @@ def _run(
     reproduce: str,
     progress: AbstractContextManager[Progress | None] | None,
 ) -> Checked:
-    refuse_wrong_patterns(settings)
     fail_on = settings.fail_on or "warning"
     folder = run_dir or default_folder(workload.target)
     writer = Writer(folder, overwrite=overwrite)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -93,3 +94,8 @@ def refuse_wrong_patterns(settings: config.Settings) -> None:
         ignore=settings.ignore,
         options=settings.rules,
     )
+
+
+def patterns(given: Iterable[str]) -> tuple[str, ...]:
+    """Patterns as a tuple; a single text is one pattern, not a row of letters."""
+    return (given,) if isinstance(given, str) else tuple(given)

@@ -14,7 +14,7 @@ from gradscope.errors import UsageError
 from gradscope.observe.observer import Observer
 from gradscope.recording.folder import default_folder
 from gradscope.recording.writer import Writer
-from gradscope.session.judging import refuse_wrong_patterns
+from gradscope.session.judging import patterns, refuse_wrong_patterns
 from gradscope.session.scope import Scope, living_scope
 from gradscope.session.variables import variable_of
 
@@ -65,7 +65,7 @@ def watch(
     asked = {
         "run_dir": None if run_dir is None else str(Path(run_dir).absolute()), "every": every,
         "budget": budget, "activations_every": activations_every, "updates": updates,
-        "nonfinite": nonfinite, "select": tuple(select), "ignore": tuple(ignore),
+        "nonfinite": nonfinite, "select": patterns(select), "ignore": patterns(ignore),
         "first_step": first_step,
     }  # fmt: skip
     living = living_scope(models, asked)

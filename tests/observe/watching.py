@@ -37,7 +37,9 @@ def fingerprint(*models, losses=()):
     for model in models:
         for name, value in model.state_dict().items():
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            )
     digest.update(repr([float(loss).hex() for loss in losses]).encode())
     digest.update(torch.get_rng_state().numpy().tobytes())
     digest.update(repr(random.getstate()).encode())

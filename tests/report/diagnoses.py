@@ -346,4 +346,5 @@ def diagnoses() -> st.SearchStrategy[Diagnosis]:
         st.sampled_from([None, "critical", "warning", "note"]),
         texts,
         several,
+        texts,
     )

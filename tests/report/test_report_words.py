@@ -1,4 +1,5 @@
 import math
+import unicodedata
 
 import pytest
 from diagnoses import DIFF, NON_FINITE, SOURCE, VANISHING, recording
@@ -30,7 +31,7 @@ def test_number(value, text):
     assert numbers.number(value) == text
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False))
+@given(st.floats(-1e300, 1e300))
 def test_a_number_keeps_its_first_two_digits(value):
     assert float(numbers.number(value).replace(",", "")) == pytest.approx(value, rel=0.05)
 
@@ -138,9 +139,9 @@ def test_a_long_hunk_says_how_much_it_left_out():
 @given(st.text(alphabet=st.characters()))
 def test_cleaned_text_can_be_written_on_one_line(text):
     clean = one_line(text)
-    assert clean.encode("utf-8")
+    assert clean == clean.encode("utf-8").decode("utf-8")
     assert clean.splitlines() in ([clean], [])
-    assert clean.isprintable() or all(ord(character) > 0x9F for character in clean)
+    assert not any(unicodedata.category(character) == "Cc" for character in clean)
 
 
 def test_lines_keep_the_layout_of_code():
@@ -150,5 +151,5 @@ def test_lines_keep_the_layout_of_code():
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"])))
 def test_encodable_changes_only_what_must_be_changed(text):
     assert encodable(text, "utf-8") == text
-    assert encodable(text, "ascii").encode("ascii") is not None
+    assert encodable(text, "ascii").isascii()
     assert encodable(encodable(text, "ascii"), "ascii") == encodable(text, "ascii")

@@ -5,7 +5,7 @@ import pytest
 from diagnoses import CLIPPING, VANISHING, diagnoses, healthy, hostile, rule, sick
 from hypothesis import HealthCheck, given, settings
 
-from gradscope.diagnose.finding import Location
+from gradscope.diagnose.finding import Finding, Location
 from gradscope.diagnose.rule import Passed
 from gradscope.report.sarif import render
 
@@ -191,7 +191,7 @@ def test_without_a_line_the_watched_file_stands_without_one():
     ],
 )
 def test_paths_are_uris(file, uri):
-    finding = type(VANISHING)("GS1", "n", "note", "strong", "s", location=Location(file, 3))
+    finding = Finding("GS1", "n", "note", "strong", "s", location=Location(file, 3))
     physical = run(sick(findings=(finding,)))["results"][0]["locations"][0]["physicalLocation"]
     assert physical["artifactLocation"]["uri"] == uri
     assert physical["region"] == {"startLine": 3}

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from diagnoses import (
     CLIPPING,
-    HOSTILE,
     NON_FINITE,
     UNDECIDED,
     VANISHING,
@@ -18,7 +17,7 @@ from diagnoses import (
 from hypothesis import HealthCheck, given, settings
 from rich.cells import cell_len
 
-from gradscope.diagnose.finding import Fix, Location, Trial
+from gradscope.diagnose.finding import Finding, Fix, Location, Trial
 from gradscope.report.screen import Screen, screen_of
 from gradscope.report.terminal import render
 
@@ -83,15 +82,8 @@ def test_a_finding_about_the_loop():
 
 
 def test_the_last_lines_carry_counts_cost_url_and_the_way_on():
-    end = render(sick(), report=Path("/runs/a b.html")).rstrip("\n").split("\n")[-2:]
-    assert end == [
-        "3 critical, 1 warning, 1 note; 3 passed, 1 not applicable, 1 undecided   "
-        "(200 steps, 25 sampled,",
-        "report: file:///runs/a%20b.html       explain: gradscope rules GS101",
-    ] or end == [
-        "  sampled, 1 % overhead)",
-        "report: file:///runs/a%20b.html       explain: gradscope rules GS101",
-    ]
+    end = render(sick(), report=Path("/runs/a b.html")).rstrip("\n").split("\n")[-1]
+    assert end == "report: file:///runs/a%20b.html       explain: gradscope rules GS101"
     text = " ".join(render(sick()).split())
     assert (
         "3 critical, 1 warning, 1 note; 3 passed, 1 not applicable, 1 undecided "
@@ -147,16 +139,13 @@ def test_what_a_trial_said(status, words):
 
 
 def test_wide_letters_and_tabs_do_not_shift_the_carets():
-    source = "\tself.層 = 'größe'; self.a = nn.Sigmoid()\n"
+    source = "if True:\n\tself.層 = 'größe'; self.a = nn.Sigmoid()\n"
     made = recording(sources={"model.py": source})
-    found = sick(recording=made, findings=(VANISHING,))
-    finding = found.findings[0]
-    finding = type(finding)(
-        finding.code, finding.name, "note", "strong", "s", ("encoder.1",),
-        location=Location("model.py", 1),
-    )  # fmt: skip
+    finding = Finding(
+        "GS1", "n", "note", "strong", "s", ("encoder.1",), location=Location("model.py", 2)
+    )
     shown = render(sick(recording=made, findings=(finding,))).split("\n")
-    line = next(line for line in shown if line.startswith("1 |"))
+    line = next(line for line in shown if line.startswith("2 |"))
     carets = next(line for line in shown if "^" in line)
     start, width = carets.index("^"), carets.count("^")
     before = line[: line.index("nn.Sigmoid()")]
@@ -167,7 +156,7 @@ def test_wide_letters_and_tabs_do_not_shift_the_carets():
 def test_a_long_source_line_is_cut_around_the_carets():
     source = "x = [" + "0, " * 100 + "nn.Sigmoid(), " + "0, " * 100 + "]\n"
     made = recording(sources={"model.py": source})
-    finding = type(VANISHING)(
+    finding = Finding(
         "GS1", "n", "note", "strong", "s", ("encoder.1",), location=Location("model.py", 1)
     )
     shown = render(sick(recording=made, findings=(finding,)), screen=Screen(width=60)).split("\n")
@@ -201,14 +190,13 @@ def test_colour_does_not_depend_on_the_environment(monkeypatch):
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_every_encoding_can_write_it(encoding):
     for made in (sick(), healthy(), hostile()):
-        text = render(made, screen=Screen(encoding=encoding))
-        assert text.encode(encoding)
-        assert "größe" in text or "gr\\xf6\\xdfe" in text or made.findings != sick().findings
+        assert render(made, screen=Screen(encoding=encoding)).encode(encoding)
+    seen = render(sick(), screen=Screen(encoding=encoding))
+    assert ("gr\\xf6\\xdfe" if encoding == "ascii" else "größe") in seen
 
 
 def test_glyphs_become_ascii_where_there_is_a_custom():
-    finding = VANISHING.with_fixes(())
-    finding = type(finding)("GS1", "n", "note", "strong", "a → b ≥ 2 × c… 層")
+    finding = Finding("GS1", "n", "note", "strong", "a → b ≥ 2 × c… 層")
     shown = render(sick(findings=(finding,)), screen=Screen(encoding="ascii"))
     assert shown.startswith("note[GS1]: a -> b >= 2 x c... \\u5c64\n")
 
@@ -270,7 +258,3 @@ def test_the_width_is_the_terminals_within_bounds_and_100_for_a_file():
     assert screen_of(Stream(True), {"COLUMNS": "400"}).width == 120
     assert screen_of(Stream(False), {"COLUMNS": "72"}).width == 100
     assert screen_of(Stream(False, "ascii"), {}).encoding == "ascii"
-
-
-def test_the_hostile_names_cover_each_danger():
-    assert any("\x1b" in name for name in HOSTILE)

@@ -1,0 +1,74 @@
+"""add-to-optimizer: parameters that train get into the optimizer that should move them."""
+
+from __future__ import annotations
+
+from gradscope.advise.fix import Change, Edits, Remedy, evidence_of, listed
+from gradscope.advise.membership import (
+    Missing,
+    as_later_optimizer,
+    as_param_group,
+    as_registered,
+    as_wider_expression,
+    missing_parameters,
+)
+from gradscope.advise.source import Source
+from gradscope.diagnose.finding import Finding
+from gradscope.recording.reader import Recording
+
+
+class AddToOptimizer(Remedy):
+    """Register a list, widen the optimizer's expression, build it later, or add a group."""
+
+    name = "add-to-optimizer"
+    answers = {"GS403": 1}
+
+    def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
+        """Trainable parameters that no optimizer holds."""
+        missing = missing_parameters(finding, recording, source)
+        if not missing:
+            return None
+        count = sum(m.count for m in missing)
+        lead = evidence_of(finding) or finding.summary
+        if not any(m.registered for m in missing):
+            return (
+                f"{lead}: {count:,} weights sit in a plain list, dict or attribute, which "
+                f"`parameters()` does not look into"
+            )
+        return f"{lead}: {count:,} trainable weights are in no optimizer, so no step moves them"
+
+    def change(self, finding: Finding, recording: Recording, source: Source) -> Change:
+        """Register what is unregistered; for the rest change the optimizer's construction."""
+        missing = missing_parameters(finding, recording, source)
+        hidden = [m for m in missing if not m.registered]
+        edits, note = _edits(recording, source, hidden, missing)
+        names = listed(dict.fromkeys(m.owner or m.path for m in missing))
+        verb = "register" if hidden else "give the optimizer"
+        return Change(
+            title=f"{verb} {names}" + (" as part of the model" if hidden else ""),
+            applicability="exact",
+            cost=note,
+            edits=edits,
+            snippet=_snippet(hidden or missing, bool(hidden)),
+        )
+
+
+def _edits(
+    recording: Recording, source: Source, hidden: list[Missing], missing: list[Missing]
+) -> tuple[Edits, str]:
+    if hidden:
+        note = "the names in a state_dict grow: older checkpoints lack them"
+        return as_registered(source, hidden), note
+    for way in (as_wider_expression, as_later_optimizer, as_param_group):
+        edits = way(recording, source, missing)
+        if edits:
+            return edits, ""
+    return Edits(), ""
+
+
+def _snippet(missing: list[Missing], hidden: bool) -> str:
+    first = missing[0]
+    if hidden:
+        attribute = first.path.partition(".")[0]
+        return f"self.{attribute} = nn.ModuleList(self.{attribute})  # in place of a plain list"
+    module = f".{first.owner}" if first.owner else ""
+    return f'optimizer.add_param_group({{"params": model{module}.parameters()}})'

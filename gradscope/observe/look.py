@@ -1,0 +1,218 @@
+"""What only a look at operations and at the graph shows: losses, cuts, call order, reachability."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from gradscope.observe.callsite import shown
+from gradscope.observe.examine import Examination, why_unreached
+from gradscope.observe.graph import GraphView, loss_facts, reachable
+from gradscope.observe.inventory import Inventory
+from gradscope.observe.module_rows import Key
+from gradscope.observe.modules import ModuleWatch
+from gradscope.observe.target import Target
+
+Record = dict[str, Any]
+
+
+class EarlyLook:
+    """Looks at the operations of the first steps, and at each sampled step's loss.
+
+    Attributes:
+        consumers: edges of the graph that read the tensor under each key, as last counted.
+    """
+
+    def __init__(self, inventory: Inventory, modules: ModuleWatch, end: int) -> None:
+        """Make one.
+
+        Args:
+            inventory: for ids.
+            modules: the module hooks.
+            end: first step that is not examined any more.
+        """
+        self._inventory = inventory
+        self._modules = modules
+        self._end = end
+        self._early = self._active = False
+        self._examination: Examination | None = None
+        self._held = 0
+        self._views: list[GraphView] = []
+        self._reached: dict[int, bool | None] = {}
+        self._targets: dict[tuple[str | None, str, int], Target] = {}
+        self.consumers: dict[Key, int] = {}
+
+    # ------------------------------------------------------------------ the mode
+
+    def begin(self, step: int, *, active: bool) -> None:
+        """A step begins; ``active`` when its modules are recorded."""
+        self._active = active
+        self._early = active and step < self._end
+        self._views = []
+        self._leave_mode()
+        self._examination = Examination() if self._early else None
+
+    def enter(self) -> None:
+        """The outermost forward of a root begins."""
+        if self._examination is None:
+            return
+        if self._held == 0:
+            self._examination.start()
+        self._held += 1
+
+    def exit(self) -> None:
+        """It ends."""
+        if self._examination is None or self._held == 0:
+            return
+        self._held -= 1
+        if self._held == 0:
+            self._examination.stop()
+
+    @contextlib.contextmanager
+    def region(self) -> Iterator[None]:
+        """A region of the loop around forwards and the loss."""
+        self.enter()
+        try:
+            yield
+        finally:
+            self.exit()
+
+    def leave(self) -> None:
+        """Stop looking for good."""
+        self._leave_mode()
+        self._early = self._active = False
+
+    def _leave_mode(self) -> None:
+        if self._examination is not None and self._held:
+            self._examination.stop()
+        self._held = 0
+        self._examination = None
+
+    # ------------------------------------------------------------------ losses
+
+    def losses(
+        self, tensors: Sequence[Tensor], value: float | None, site: str | None, step: int
+    ) -> list[Record]:
+        """Records of table ``losses`` for one backward call."""
+        records = []
+        for index, facts in enumerate(loss_facts(tensors)):
+            own = None if facts.value is None else float(facts.value)
+            target = facts.target
+            if target is not None:
+                key = (site, facts.operation, index)
+                known = self._targets.get(key)
+                target = self._targets[key] = target if known is None else known.plus(target)
+            records.append(
+                {
+                    "step": step,
+                    "site": site,
+                    "operation": facts.operation,
+                    "value": own,
+                    "baseline": _number(target and target.baseline()),
+                    "reduction": facts.reduction,
+                    "input_operation": facts.input_operation,
+                    "input_shape": facts.input_shape and list(facts.input_shape),
+                    "target_shape": facts.target_shape and list(facts.target_shape),
+                    "classes": facts.classes,
+                    "target_mean": _number(target and target.mean()),
+                    "target_std": _number(target and target.std()),
+                    "share": value / own if value is not None and own else None,
+                }
+            )
+        return records
+
+    # ------------------------------------------------------------------ the graph
+
+    def graph(self, tensors: Sequence[Tensor], step: int) -> list[Record]:
+        """Walk the graph of an early step; records of table ``examined``."""
+        if not self._early:
+            return []
+        view = reachable(tensors)
+        self._views.append(view)
+        for key, (node, output) in self._modules.edges().items():
+            count = view.edge_consumers(node, output)
+            # a tensor of another root's graph has no edge in this one
+            if count > 0 or key not in self.consumers:
+                self.consumers[key] = count
+        for identity, parameter in self._inventory.trainable():
+            if self._reached.get(identity) is not True:
+                reached = view.reaches(parameter)
+                if reached is not None or identity not in self._reached:
+                    self._reached[identity] = reached
+        return self._operations(step) if len(self._views) == 1 else []
+
+    def _operations(self, step: int) -> list[Record]:
+        if self._examination is None:
+            return []
+        return [
+            {
+                "step": step,
+                "kind": seen.kind,
+                "operation": seen.operation,
+                "module": self._module_id(seen.module),
+                "file": seen.site and shown(seen.site.file),
+                "line": seen.site and seen.site.line,
+                "calls": seen.calls,
+                "detail": {"parameters": self._ids(seen.behind)} if seen.behind else None,
+            }
+            for seen in self._examination.seen()
+        ]
+
+    def _ids(self, leaves: frozenset[int]) -> list[int]:
+        return sorted(
+            identity
+            for identity, parameter in self._inventory.parameters.living()
+            if id(parameter) in leaves
+        )
+
+    def _module_id(self, module: Any) -> int:
+        identity = None if module is None else self._inventory.modules.get(module)
+        return -1 if identity is None else identity
+
+    # ------------------------------------------------------------------ structure
+
+    def structure(self, step: int) -> tuple[list[Record], list[Record]]:
+        """Records of modules (call order) and parameters (reached or why not) that have changed."""
+        order, calls = self._modules.order, self._modules.calls
+        modules = [
+            {"module": identity, "order": order.get(identity), "calls": calls.get(identity)}
+            for identity in order
+        ] if self._early else []  # fmt: skip
+        parameters = [
+            {"parameter": identity, **self._reason(identity, parameter)}
+            for identity, parameter in self._inventory.trainable()
+            if self._early and identity in self._reached
+        ]
+        changed = self._inventory.changed
+        return changed("module", modules), changed("parameter", parameters)
+
+    def _reason(self, identity: int, parameter: Tensor) -> Record:
+        reached = self._reached[identity]
+        if reached is not False or self._examination is None:
+            return {"reached": reached}
+        place = self._inventory.place_of(identity)
+        why = why_unreached(
+            parameter,
+            self._examination,
+            self._views,
+            module_ran=place is not None and place.owner in self._modules.order,
+            grad_disabled=place is not None and self._modules.grad_disabled.get(place.owner, False),
+        )
+        return {
+            "reached": False,
+            "unreached_reason": why.reason,
+            "unreached_file": why.site and shown(why.site.file),
+            "unreached_line": why.site and why.site.line,
+            "unreached_operation": why.operation,
+        }
+
+
+def _number(value: Any) -> float | None:
+    if value is None:
+        return None
+    number = float(value)
+    return number if math.isfinite(number) else None

@@ -1,0 +1,176 @@
+"""The report: one HTML file that needs nothing else, now or in ten years.
+
+Text, tables and sparklines are in the markup and read without a script. The figures are plotly
+figures, packed beside the packed plotly bundle; the page's script unpacks both when the first figure
+comes into view.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json as standard_json
+from collections.abc import Sequence
+from typing import Any
+
+from jinja2 import Environment, FunctionLoader, StrictUndefined
+from markupsafe import Markup
+
+import gradscope
+from gradscope import rules as own_rules
+from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.diagnose.finding import SEVERITIES
+from gradscope.diagnose.rule import Rule
+from gradscope.report import json, page_assets, summary, theme
+from gradscope.report.clean import one_line
+from gradscope.report.escape import script_json, scrub, scrub_all
+from gradscope.report.figures import Figure, all_figures
+from gradscope.report.run_facts import run_facts
+from gradscope.report.view import cards, checks, facts, layer_table, prose
+from gradscope.report.view.layers import layers_of
+from gradscope.rules.registry import all_rules
+
+SECTIONS = (
+    ("findings", "Findings"),
+    ("gradients", "Gradients"),
+    ("training", "Training"),
+    ("checks", "Checks"),
+    ("layers", "Layers"),
+    ("reading", "How to read"),
+    ("reproduce", "Repeat"),
+)
+"""The sections of the page in order, after the verdict."""
+LAYER_COLUMNS = (
+    ("order", "#", True),
+    ("name", "Layer", False),
+    ("type", "Type", False),
+    ("weights", "Weights", True),
+    ("gradient", "Gradient RMS", True),
+    ("ratio", "Update ratio", True),
+    ("zeros", "Exact zeros", True),
+    ("state", "Gradient", False),
+    ("findings", "Findings", False),
+    ("place", "Built at", False),
+)
+"""Columns of the layer table: key, heading, whether its cells are numbers."""
+
+
+def render(diagnosis: Diagnosis) -> str:
+    """The page as text.
+
+    Names and messages from the user's code are escaped wherever they stand, and absolute paths are
+    made relative or shortened.
+    """
+    return _environment().get_template("page.html.j2").render(_context(diagnosis)) + "\n"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FunctionLoader(page_assets.template_source),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["clean"] = lambda text: scrub(one_line(str(text)))
+    environment.filters["breakable"] = prose.breakable
+    environment.filters["scrub"] = scrub
+    return environment
+
+
+def _context(diagnosis: Diagnosis) -> dict[str, Any]:
+    run = run_facts(diagnosis.recording)
+    layers = layers_of(diagnosis.recording)
+    codes = {finding.code for finding in diagnosis.findings}
+    rules = [rule for rule in all_rules(own_rules.RULES) if rule.code in codes]
+    found = cards.cards(diagnosis, layers, rules)
+    figures = all_figures(diagnosis, layers)
+    verdict = prose.sentence(summary.verdict(diagnosis, run))
+    target = scrub(one_line(diagnosis.target))
+    return {
+        "title": f"{target or 'gradscope'}: {verdict.striptags()}",
+        "version": gradscope.__version__,
+        "plotly": page_assets.PLOTLY_VERSION,
+        "css": Markup(theme.style_sheet() + page_assets.styles()),
+        "boot": Markup(page_assets.text(page_assets.BOOT)),
+        "script": Markup(page_assets.scripts()),
+        "bundle": Markup(page_assets.plotly_bundle() if any(f.plot for f in figures) else ""),
+        "data": Markup(script_json(scrub_all(json.document(diagnosis)))),
+        "payload": Markup(_packed(figures)),
+        "sections": SECTIONS,
+        "command": diagnosis.command,
+        "target": target,
+        "verdict": verdict,
+        "pill": _pill(diagnosis),
+        "counts": _counts(diagnosis),
+        "first": cards.first_fix(found),
+        "strip": facts.strip(diagnosis.recording, run),
+        "banners": facts.banners(diagnosis, run),
+        "findings": found,
+        "no_findings": _no_findings(diagnosis),
+        "figures": {figure.key: figure for figure in figures},
+        "clumps": checks.clumps(diagnosis),
+        "layers": layer_table.layer_rows(diagnosis, layers, found),
+        "layer_columns": LAYER_COLUMNS,
+        "severity_words": cards.SEVERITY.items(),
+        "confidence_words": cards.CONFIDENCE.items(),
+        "pages": _pages(rules),
+        "reproduce": scrub(diagnosis.reproduce),
+        "versions": facts.versions(diagnosis.recording),
+    }
+
+
+def _packed(figures: Sequence[Figure]) -> str:
+    """What the page draws, as base64 of gzip of JSON; no NaN in it."""
+    plots = {
+        figure.key: {"plot": standard_json.loads(figure.plot.to_json()), "data": figure.data}
+        for figure in figures
+        if figure.plot is not None
+    }
+    raw = standard_json.dumps(plots, allow_nan=False, separators=(",", ":"))
+    # mtime=0: the same diagnosis gives the same page
+    return base64.b64encode(gzip.compress(raw.encode("utf-8"), 9, mtime=0)).decode("ascii")
+
+
+def _pages(rules: Sequence[type[Rule]]) -> list[dict[str, Any]]:
+    return [
+        {"code": rule.code, "name": rule.name, "page": prose.page(rule.page())} for rule in rules
+    ]
+
+
+def _pill(diagnosis: Diagnosis) -> dict[str, str]:
+    """The verdict in the bar: the worst outcome's shape, word and colour."""
+    number = len(diagnosis.findings)
+    if number:
+        worst = diagnosis.findings[0].severity
+        text = f"{number} finding{'s' if number > 1 else ''}"
+        return {"kind": worst, "text": text, "target": "findings"}
+    if diagnosis.failed:
+        return {"kind": "warning", "text": "stopped early", "target": "verdict"}
+    if not diagnosis.passed:
+        return {"kind": "undecided", "text": "undecided", "target": "checks"}
+    return {"kind": "passed", "text": "no problem found", "target": "checks"}
+
+
+def _counts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
+    plurals = {"critical": "critical", "warning": "warnings", "note": "notes"}
+    found: list[dict[str, Any]] = []
+    for severity in SEVERITIES:
+        number = sum(finding.severity == severity for finding in diagnosis.findings)
+        if number:
+            word = severity if number == 1 else plurals[severity]
+            found.append({"kind": severity, "number": number, "word": word, "target": "findings"})
+    for kind, word, outcomes in (
+        ("passed", "passed", diagnosis.passed),
+        ("undecided", "undecided", diagnosis.undecided),
+        ("absent", "not applicable", diagnosis.not_applicable),
+    ):
+        if outcomes:
+            found.append({"kind": kind, "number": len(outcomes), "word": word, "target": kind})
+    return found
+
+
+def _no_findings(diagnosis: Diagnosis) -> str:
+    if diagnosis.passed:
+        return "None. What was looked at, and how far from its limit it was, is listed under Checks."
+    return "None, but no check could be made either: see what was missing under Checks."
