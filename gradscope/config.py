@@ -70,9 +70,12 @@ def shape(value: Any) -> tuple[int, ...]:
     Raises:
         ValueError: it is not a list of positive whole numbers.
     """
-    parts = re.split(r"[,x ]+", value.strip(" ()[]")) if isinstance(value, str) else list(value)
-    sizes = tuple(int(part) for part in parts if str(part).strip())
-    if not sizes or min(sizes) < 1:
+    if isinstance(value, str):
+        if not re.fullmatch(r"[(\[]?\s*\d+(\s*[,x ]\s*\d+)*\s*,?\s*[)\]]?", value.strip()):
+            raise ValueError(value)
+        value = re.findall(r"\d+", value)
+    sizes = tuple(_whole(1)(part) for part in value)
+    if not sizes:
         raise ValueError(value)
     return sizes
 

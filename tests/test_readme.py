@@ -8,7 +8,7 @@ import click
 import pytest
 
 import gradscope
-from gradscope.cli import main
+from gradscope.cli import commands
 from gradscope.config import Settings
 from gradscope.rules import RULES
 
@@ -72,8 +72,9 @@ def test_every_command_and_flag_exists(document):
     text = document.read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"`+([^`]+)`+", text))
     for name, arguments in re.findall(r"\bgradscope (?!#)([a-z]\w*)\b([^\n|&]*)", code):
-        assert name in main.commands, f"{document.name}: gradscope {name}"
-        unknown = set(re.findall(r"--[a-z][a-z-]+", arguments)) - options_of(main.commands[name])
+        assert name in commands.commands, f"{document.name}: gradscope {name}"
+        flags = set(re.findall(r"--[a-z][a-z-]+", arguments))
+        unknown = flags - options_of(commands.commands[name])
         assert not unknown, f"{document.name}: gradscope {name} has no {unknown}"
 
 
@@ -85,7 +86,7 @@ def test_every_relative_link_leads_somewhere(document):
 
 
 def test_every_command_is_in_readme_or_guide():
-    visible = {name for name, command in main.commands.items() if not command.hidden}
+    visible = {name for name, command in commands.commands.items() if not command.hidden}
     missing = {name for name in visible if f"gradscope {name}" not in README + GUIDE}
     assert not missing
 

@@ -112,11 +112,11 @@ def cost_of(*parts: str) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def evidence_of(finding: Finding, limit: int = 2) -> str:
-    """The finding's first measured numbers as a phrase, "" if it has none."""
+def lead(finding: Finding, limit: int = 2) -> str:
+    """The finding's first measured numbers as a phrase, its summary if it has none."""
     phrases = []
     for item in finding.evidence[:limit]:
         unit = f" {item.unit}" if item.unit else ""
         bound = f" (limit {item.limit:.3g})" if item.limit is not None else ""
         phrases.append(f"{item.name} {item.value:.3g}{unit}{bound}")
-    return ", ".join(phrases)
+    return ", ".join(phrases) or finding.summary.rstrip(". ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradscope.advise.layers import Layer
@@ -74,23 +75,34 @@ def parse(file: SourceFile, call: ast.Call, operation: str, owner: int) -> Funct
     return None
 
 
-def call_behind(recording: Recording, source: Source, layer: Layer) -> FunctionalCall | None:
-    """The activation call that reads the output of ``layer``, None if that is not clear.
+def call_behind(
+    calls: Sequence[FunctionalCall], source: Source, layer: Layer
+) -> FunctionalCall | None:
+    """The one of ``calls`` that reads the output of ``layer``, None if that is not clear.
 
     It is the one whose operand calls the layer's attribute, directly or through one variable;
     failing that, the only one in the forward method around the layer.
     """
     holder = source.layers.parent(layer)
     while holder is not None:
-        inside = [c for c in seen_calls(recording, source) if c.owner == holder.id]
+        inside = [call for call in calls if call.owner == holder.id]
         if inside:
             fed = [c for c in inside if _attribute(layer, holder) in _fed_by(c)]
-            distinct = {id(c.call): c for c in (fed or inside)}
-            chosen = next(iter(distinct.values())) if len(distinct) == 1 else None
+            chosen = _innermost(fed or inside)
             if chosen is None or _is_model_output(chosen, holder):
                 return None
             return chosen
         holder = source.layers.parent(holder)
+    return None
+
+
+def _innermost(calls: Sequence[FunctionalCall]) -> FunctionalCall | None:
+    """The call that all others contain, ``f`` in ``g(h(f(x)))``; None where there is none."""
+    distinct = list({id(c.call): c for c in calls}.values())
+    for call in distinct:
+        around = set(call.file.ancestors(call.call))
+        if all(other is call or other.call in around for other in distinct):
+            return call
     return None
 
 
@@ -109,10 +121,14 @@ def _fed_by(call: FunctionalCall) -> set[str]:
     for statement in reversed(earlier):
         if found:
             break
-        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            if statement.targets[0].id in names:
-                found |= _called_in(file, statement.value)
-                names = {n.id for n in ast.walk(statement.value) if isinstance(n, ast.Name)}
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else None
+        if (
+            isinstance(statement, ast.Assign)
+            and isinstance(target, ast.Name)
+            and target.id in names
+        ):
+            found |= _called_in(file, statement.value)
+            names = {n.id for n in ast.walk(statement.value) if isinstance(n, ast.Name)}
     return found
 
 

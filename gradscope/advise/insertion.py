@@ -64,9 +64,7 @@ def at_module_level_before(file: SourceFile, node: ast.AST, lines: Sequence[str]
     return [Edit(place, place, f"{code}{file.newline}{file.newline}")]
 
 
-def after_item(
-    file: SourceFile, items: Sequence[Located], index: int, code: str
-) -> list[Edit]:
+def after_item(file: SourceFile, items: Sequence[Located], index: int, code: str) -> list[Edit]:
     """Add an item behind ``items[index]`` of a call's arguments, a list or a tuple.
 
     One item a line stays one item a line; a comment behind the item stays behind it.

@@ -89,16 +89,26 @@ class Layers:
         called = [x for x in self.by_id.values() if x.leaf and x.order is not None]
         return sorted(called, key=lambda x: (x.root, x.order or 0))
 
-    def named_in(self, finding: Finding, *, causes_only: bool = False) -> list[Layer]:
-        """Modules that the finding names, causes first; owners of its parameters where it names none.
+    def named_in(self, finding: Finding) -> list[Layer]:
+        """Modules that the finding names, causes first; else the owners of its parameters.
 
-        What stands between two modules, ``a -> b``, counts as the first of the two.
+        What stands between two modules, ``a -> b``, counts as the first of the two. Units of a
+        functional activation are recorded at the module that reads them: there the one before it
+        is meant.
         """
-        names = [*finding.modules, *(() if causes_only else finding.also)]
-        if not finding.modules:
-            names = [*self.owners(finding.parameters), *names]
-        found = [self.by_name.get(name.partition(" -> ")[0]) for name in names]
+        causes = finding.modules or self.owners(finding.parameters)
+        found = [self.by_name.get(name.partition(" -> ")[0]) for name in causes]
+        for name in finding.also:
+            layer = self.by_name.get(name.partition(" -> ")[0])
+            reads = layer is not None and layer.weighted and layer.id in self._unit_readers
+            units = finding.code in ("GS301", "GS302")
+            found.append(self.before(layer) if layer is not None and reads and units else layer)
         return _unique(layer for layer in found if layer is not None)
+
+    @cached_property
+    def _unit_readers(self) -> frozenset[int]:
+        frame = self._recording.units
+        return frozenset(frame.loc[frame["role"] == int(Role.INPUT), "module_id"].astype(int))
 
     def owners(self, parameters: Iterable[str]) -> list[str]:
         """Names of the modules that own these parameters."""
@@ -200,7 +210,8 @@ class Layers:
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return frame.astype(object).where(frame.notna(), None).to_dict("records")
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def _layer(row: dict[str, Any]) -> Layer:

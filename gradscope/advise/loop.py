@@ -1,4 +1,4 @@
-"""The training loop in the user's files: where optimizers are built, and backward and step called."""
+"""The training loop in the user's files: where optimizers are built, backward and step called."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from gradscope.advise.names import resolved
 from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile
 from gradscope.recording.reader import Recording
-
-OWN_LOOP = "own loop of gradscope check"
-"""How the cost names a loop that is not in the user's files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +103,9 @@ def updates(recording: Recording, source: Source) -> list[Update]:
 
 def _sites(recording: Recording, source: Source, kind: str) -> set[tuple[str, int]]:
     events = recording.events
-    places = (source.site_of_event(site) for site in events.loc[events["kind"] == kind, "site"].unique())
+    places = (
+        source.site_of_event(site) for site in events.loc[events["kind"] == kind, "site"].unique()
+    )
     return {(place[0].name, place[1]) for place in places if place is not None}
 
 

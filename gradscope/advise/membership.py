@@ -12,7 +12,7 @@ from gradscope.advise.layers import Layer
 from gradscope.advise.loop import OptimizerCall, optimizer_calls
 from gradscope.advise.names import spelled
 from gradscope.advise.source import Source
-from gradscope.advise.source_file import SourceFile, dotted
+from gradscope.advise.source_file import dotted
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -41,7 +41,7 @@ class Missing:
 def missing_parameters(finding: Finding, recording: Recording, source: Source) -> list[Missing]:
     """Those of the finding; where it names only modules, all missing ones inside them."""
     frame = recording.parameters.astype(object)
-    inside = {x.id for layer in source.layers.named_in(finding) for x in [layer]}
+    inside = {layer.id for layer in source.layers.named_in(finding)}
     found = []
     for row in frame.to_dict("records"):
         if row["optimizer"] != -1 or row["requires_grad"] is False:
@@ -76,7 +76,8 @@ def as_registered(source: Source, missing: Sequence[Missing]) -> Edits:
         if key in done:
             continue
         done.add(key)
-        wrap = _registration(source, holder.type, rest[0], _kind(item, rest))
+        kind = _kind(item, rest, holder)
+        wrap = _registration(source, holder.type, rest[0], kind) if kind is not None else None
         if wrap is None:
             return Edits()
         for file, more in wrap.by_file.values():
@@ -95,13 +96,16 @@ def _registered_holder(source: Source, item: Missing) -> Layer | None:
     return max(inside, key=lambda x: len(x.path), default=None)
 
 
-def _kind(item: Missing, rest: Sequence[str]) -> str:
-    tensors = len(rest) < 3 and (item.module < 0 or item.owner == "")
-    if len(rest) == 1:
+def _kind(item: Missing, rest: Sequence[str], holder: Layer) -> str | None:
+    """What registers the attribute; None where no container of torch.nn does."""
+    tensor = item.module < 0 or item.owner == holder.path
+    if tensor and len(rest) == 1:
         return "Parameter"
-    if rest[1].isdigit():
-        return "ParameterList" if tensors else "ModuleList"
-    return "ParameterDict" if tensors else "ModuleDict"
+    if tensor and len(rest) == 2:
+        return "ParameterList" if rest[1].isdigit() else "ParameterDict"
+    if not tensor and len(rest) > 2:
+        return "ModuleList" if rest[1].isdigit() else "ModuleDict"
+    return None
 
 
 def _registration(source: Source, owner: str, attribute: str, kind: str) -> Edits | None:
@@ -129,25 +133,30 @@ def _registration(source: Source, owner: str, attribute: str, kind: str) -> Edit
     return None
 
 
-def as_wider_expression(
-    recording: Recording, source: Source, missing: Sequence[Missing]
-) -> Edits:
+def as_wider_expression(recording: Recording, source: Source, missing: Sequence[Missing]) -> Edits:
     """``head.parameters()`` becomes ``model.parameters()`` or a sum over several models."""
     call = _only_call(recording, source)
     expression = _owner_expression(call) if call is not None else None
     if call is None or expression is None or call.parameters is None:
         return Edits()
     labels = _labels(recording)
-    head = expression.partition(".")[0]
+    head, _, part = expression.partition(".")
     wanted = [labels.get(root, "") for root in dict.fromkeys(m.root for m in missing)]
-    edits = Edits()
     others = [label for label in wanted if label != head]
-    if others and all(label and label in call.file.words for label in others):
-        parts = " + ".join(f"list({name}.parameters())" for name in (expression, *others))
-        edits.add(call.file, [replaced(call.file, call.parameters, parts)])
-    elif expression != head and head != "self" and (len(labels) == 1 or wanted == [head]):
+    edits = Edits()
+    if head in labels.values() and others:
+        if all(label and label in call.file.names for label in others):
+            parts = " + ".join(f"list({name}.parameters())" for name in (expression, *others))
+            edits.add(call.file, [replaced(call.file, call.parameters, parts)])
+    elif _is_part(source, part, {m.root for m in missing}):
         edits.add(call.file, [replaced(call.file, call.parameters, f"{head}.parameters()")])
     return edits
+
+
+def _is_part(source: Source, path: str, roots: set[int]) -> bool:
+    """Whether ``path`` is a module of the one root that lacks something: its owner is the root."""
+    paths = {layer.path for layer in source.layers.by_id.values() if {layer.root} == roots}
+    return bool(path) and path in paths
 
 
 def as_later_optimizer(recording: Recording, source: Source, missing: Sequence[Missing]) -> Edits:
@@ -186,7 +195,7 @@ def as_param_group(recording: Recording, source: Source, missing: Sequence[Missi
         return edits
     labels = _labels(recording)
     names = [_expression(source, m, labels.get(m.root, "")) for m in missing]
-    if not all(names) or labels.get(missing[0].root) not in call.file.words:
+    if not all(names) or labels.get(missing[0].root) not in call.file.names:
         return edits
     group = f'{call.variable}.add_param_group({{"params": [{", ".join(n for n in names if n)}]}})'
     added = after_statement(call.file, call.file.statement(call.call), [group])
@@ -228,14 +237,3 @@ def _expression(source: Source, item: Missing, label: str) -> str | None:
     for part in item.path.split("."):
         text += f"[{part}]" if part.isdigit() else f".{part}"
     return text
-
-
-__all__ = [
-    "Missing",
-    "SourceFile",
-    "as_later_optimizer",
-    "as_param_group",
-    "as_registered",
-    "as_wider_expression",
-    "missing_parameters",
-]

@@ -47,7 +47,7 @@ def spelled(file: SourceFile, origin: str) -> tuple[str, list[Edit]]:
     for name, full in known.items():
         if full == origin:
             return name, []
-    package, _, last = origin.rpartition(".")
+    package = origin.rpartition(".")[0]
     while package:
         tail = origin.removeprefix(f"{package}.")
         for name, full in known.items():
@@ -58,7 +58,7 @@ def spelled(file: SourceFile, origin: str) -> tuple[str, list[Edit]]:
     while package not in _SHORT:
         package = package.rpartition(".")[0]
     short = _SHORT[package]
-    if short in file.words:
+    if short in file.names:
         # the short name is taken by something else in this file: write it out in full
         short, line = "torch", "import torch"
     else:

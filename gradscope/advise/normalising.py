@@ -47,12 +47,16 @@ class Norm(Remedy):
         kind, arguments = self.module(targets[:1])
         line = f"nn.{kind}({arguments.format(width=targets[0].channels or '...')})"
         return Change(
-            title=f"put a {self.kind} after {listed(x.name for x in targets)}",
+            title=f"put a {self._shown(targets)} after {listed(x.name for x in targets)}",
             applicability="may-change-results",
             cost=cost_of(RETRAIN, shared_note(sites or [], [x.id for x in targets])),
             edits=edits,
             snippet=f"# behind {targets[0].name}, before its activation:\n{line}",
         )
+
+    def _shown(self, targets: Sequence[Layer]) -> str:
+        kinds = {self.module([layer])[0] for layer in targets}
+        return kinds.pop() if len(kinds) == 1 else self.kind
 
     def _edits(self, source: Source, sites: Sequence[Site]) -> Edits:
         edits = Edits()

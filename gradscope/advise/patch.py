@@ -84,8 +84,10 @@ def _blocks(text: str, lines: Sequence[str], edits: Sequence[Edit]) -> list[_Blo
         starts.append(starts[-1] + len(line))
     groups: list[tuple[int, int, list[Edit]]] = []
     for edit in sorted(edits, key=lambda e: (e.start, e.end)):
-        first = _line_of(starts, edit.start)
-        last = max(_line_of(starts, edit.end), first)
+        # the end of a text without a last line end is still its last line
+        final = len(lines) - (bool(lines) and not lines[-1].endswith("\n"))
+        first = min(_line_of(starts, edit.start), final)
+        last = min(max(_line_of(starts, edit.end), first), final)
         if groups and first <= groups[-1][1]:
             before = groups.pop()
             groups.append((before[0], max(last, before[1]), [*before[2], edit]))
@@ -149,7 +151,10 @@ def _hunk(hunk: Sequence[_Block], lines: Sequence[str], shift: int) -> list[str]
     new = _range(start + shift, stop - start + added)
     head = f"@@ -{old} +{new} @@\n"
     # the mark belongs to the line before it, which has no line end in the file
-    return [head, *(x if x.endswith("\n") else f"{x}\n\\ No newline at end of file\n" for x in body)]
+    return [
+        head,
+        *(x if x.endswith("\n") else f"{x}\n\\ No newline at end of file\n" for x in body),
+    ]
 
 
 def _range(start: int, count: int) -> str:

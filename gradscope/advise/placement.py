@@ -64,10 +64,8 @@ def in_sequential(source: Source, site: Site) -> bool:
     return True
 
 
-def container_items(
-    file: SourceFile, node: ast.expr
-) -> tuple[ast.AST, list[ast.expr], int] | None:
-    """The call, list or tuple in which ``node`` is an item, its items, and the index of ``node``."""
+def container_items(file: SourceFile, node: ast.expr) -> tuple[ast.AST, list[ast.expr], int] | None:
+    """The call, list or tuple that holds ``node``, its items, and the index of ``node`` in them."""
     parent = file.parents.get(node)
     if isinstance(parent, ast.Call) and last_name(file, parent) == "Sequential":
         items = list(parent.args)
@@ -120,7 +118,7 @@ def _as_item(file: SourceFile, call: ast.Call, code: str, suffix: str) -> list[E
     if isinstance(parent, ast.Tuple) and _is_named_pair(parent):
         outer = container_items(file, parent)
         key = parent.elts[0]
-        if outer is None or not isinstance(key, ast.Constant):
+        if outer is None or not isinstance(key, ast.Constant) or not isinstance(key.value, str):
             return None
         return after_item(file, outer[1], outer[2], f'("{key.value}_{suffix}", {code})')
     items = container_items(file, call)

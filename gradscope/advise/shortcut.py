@@ -44,9 +44,7 @@ def forward_of(source: Source, block: Layer) -> Forward | None:
         return None
     file, function = found[0]
     arguments = function.args
-    returns = [
-        n for n in file.all(ast.Return) if file.enclosing(n, ast.FunctionDef) is function
-    ]
+    returns = [n for n in file.all(ast.Return) if file.enclosing(n, ast.FunctionDef) is function]
     if len(arguments.args) != 2 or arguments.vararg or arguments.kwonlyargs or len(returns) != 1:
         return None
     name = arguments.args[1].arg
@@ -75,7 +73,9 @@ def through_block(edits: Edits, source: Source, block: Layer) -> None:
             return
         before = added
     simple = isinstance(value, ast.Name | ast.Attribute | ast.Call | ast.BinOp)
-    around = wrapped(file, value, value, f"{kept} + " + ("" if simple else "("), "" if simple else ")")
+    around = wrapped(
+        file, value, value, f"{kept} + " + ("" if simple else "("), "" if simple else ")"
+    )
     edits.add(file, [*before, *(edit for edit in around if edit.new)])
 
 

@@ -106,11 +106,26 @@ class Source:
 
 
 def _call_that_built(file: SourceFile, line: int, layer: Layer) -> ast.Call | None:
-    calls = [c for c in file.calls_at(line) if last_name(file, c) == layer.type]
+    named = [c for c in file.calls_at(line) if last_name(file, c) == layer.type]
+    calls = [c for c in named if not _contradicts(c, layer)]
     if len(calls) > 1:
         path = layer.path.split(".")
         calls = [c for c in calls if _fits(_address(file, c), path)]
     return calls[0] if len(calls) == 1 else None
+
+
+def _contradicts(call: ast.Call, layer: Layer) -> bool:
+    """Whether the call names a width that is not the layer's."""
+    if layer.type != layer.torch_type or any(isinstance(a, ast.Starred) for a in call.args):
+        return False
+    widths = {"in": layer.inputs, "out": layer.channels}
+    given = {k.arg.partition("_")[0]: k.value for k in call.keywords if k.arg}
+    given.update(zip(("in", "out"), call.args, strict=False))
+    return any(
+        isinstance(node, ast.Constant) and node.value != widths[name]
+        for name, node in given.items()
+        if widths.get(name) is not None
+    )
 
 
 def _fits(address: list[str], path: list[str]) -> bool:
@@ -118,7 +133,7 @@ def _fits(address: list[str], path: list[str]) -> bool:
 
 
 def _address(file: SourceFile, call: ast.Call) -> list[str]:
-    """The end of a module's path as the nesting of ``call`` in the text gives it, outermost first."""
+    """The end of a module's path as the nesting of ``call`` in the text gives it."""
     parts: list[str] = []
     node: ast.AST = call
     while True:
@@ -141,7 +156,7 @@ def _step_up(file: SourceFile, node: ast.AST) -> tuple[str, ast.AST, bool] | Non
     if isinstance(parent, ast.List | ast.Tuple) and node in parent.elts:
         return _of_display(file, parent, node)
     if isinstance(parent, ast.Dict) and node in parent.values:
-        key = parent.keys[parent.values.index(node)]  # type: ignore[arg-type]
+        key = parent.keys[parent.values.index(node)]
         holder = file.parents.get(parent)
         if isinstance(key, ast.Constant) and isinstance(holder, ast.Call):
             return str(key.value), holder, False
@@ -156,13 +171,14 @@ def _of_display(
     if len(display.elts) == 2 and isinstance(first, ast.Constant) and isinstance(first.value, str):
         # ("fc1", nn.Linear(…)) of an OrderedDict
         call = file.enclosing(display, ast.Call)
+        # the dict is only the way in which the names get into the Sequential
         while call is not None and last_name(file, call) == "OrderedDict":
             call = file.enclosing(call, ast.Call)
         return (first.value, call, False) if call is not None else None
     if isinstance(holder, ast.Starred):
-        call = file.parents.get(holder)
-        if isinstance(call, ast.Call) and len(call.args) == 1:
-            return _of_container(file, call, list(display.elts), node)
+        outer = file.parents.get(holder)
+        if isinstance(outer, ast.Call) and len(outer.args) == 1:
+            return _of_container(file, outer, list(display.elts), node)
     if isinstance(holder, ast.Call) and holder.args == [display]:
         return _of_container(file, holder, list(display.elts), node)
     return None

@@ -71,8 +71,9 @@ class SourceFile:
 
     def end(self, node: Located) -> int:
         """Offset behind the last character of ``node``."""
-        assert node.end_lineno is not None and node.end_col_offset is not None
-        return self.offset(node.end_lineno, node.end_col_offset)
+        # only a node that ast did not make itself has no end
+        assert node.end_lineno is not None
+        return self.offset(node.end_lineno, node.end_col_offset or 0)
 
     def code(self, node: Located) -> str:
         """The text of ``node``, exactly as it stands."""
@@ -123,7 +124,7 @@ class SourceFile:
 
     @cached_property
     def parents(self) -> dict[ast.AST, ast.AST]:
-        """Parent of each node; nodes inside f-strings are left out, their positions are not exact."""
+        """Parent of each node; none inside f-strings, where positions are not exact."""
         found: dict[ast.AST, ast.AST] = {}
         todo: list[ast.AST] = [self.tree]
         while todo:
@@ -149,7 +150,7 @@ class SourceFile:
         """The innermost statement that holds ``node`` (itself if it is one)."""
         if isinstance(node, ast.stmt):
             return node
-        found = self.enclosing(node, ast.stmt)  # type: ignore[type-abstract]
+        found = self.enclosing(node, ast.stmt)
         assert found is not None
         return found
 
@@ -198,6 +199,14 @@ class SourceFile:
             if isinstance(target, ast.Name) and written and written.partition(".")[0] in found:
                 found.setdefault(target.id, written)
         return found
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every name that code reads or binds as a variable, an argument, a function or a class."""
+        found = {node.id for node in self.all(ast.Name)} | {node.arg for node in self.all(ast.arg)}
+        found |= {node.name for node in self.all(ast.FunctionDef)}
+        found |= {node.name for node in self.all(ast.ClassDef)}
+        return frozenset(found | set(self.bindings))
 
     @cached_property
     def words(self) -> frozenset[str]:

@@ -38,7 +38,12 @@ EARLY_EXCESS = 0.9
 EXCESS = 0.7
 """Sick above this from 50 steps, and only where the loss no longer falls: recall .98, false alarms
 .01 on tasks that can be solved. A language model or a noisy regression may end above it and be
-excellent, hence the second condition, and hence GS505 asks for EARLY_EXCESS at any time."""
+excellent, hence the second condition, and STUCK."""
+STUCK = 0.95
+"""A loss that no longer falls is at the trivial level above this (mean over the second half of the
+run, which single batches move little). Between EARLY_EXCESS and this the measured tasks were sick,
+but a noisy regression or a hard language may have learned all there is: such a training is *weak*,
+which lets a cause be looked for and is no finding by itself. Our choice."""
 DIVERGED = 1.4
 """Largest loss over the trivial or first one; above it .88 of trainings with too high a learning
 rate and .12 of healthy ones (docs/why/signals.md, "peak"). Asked of the end of a run here, not of
@@ -88,7 +93,7 @@ class Learning:
 
     Attributes:
         state: ``early`` (too few steps, or still in the warm-up), ``learning``, ``slow`` (hardly
-            below the trivial level, but falling), ``weak`` (excess between 0.7 and 0.9 and no
+            below the trivial level, but falling), ``weak`` (below it, but above ``limit``, and no
             longer falling), ``stuck`` (at the trivial level and not falling), ``diverged``,
             ``unknown``.
         basis: what the verdict rests on.
@@ -99,6 +104,7 @@ class Learning:
         limit: the limit that ``excess`` was compared with.
         first: mean of the first three losses.
         last: mean of the last losses (5 % of the run, 5 to 50 of them).
+        plateau: mean excess over the second half of the run; NaN without a baseline.
         falling: whether the loss falls over the second half of the run.
         constant: whether the loss is the same number on all steps (to 1e-6).
         warm_up: steps of the learning rate's warm-up.
@@ -114,6 +120,7 @@ class Learning:
     limit: float
     first: float
     last: float
+    plateau: float
     falling: bool
     constant: bool
     warm_up: int
@@ -172,6 +179,7 @@ def gate(recording: Recording) -> Learning:
         "excess": math.nan,
         "first_excess": math.nan,
         "peak_excess": math.nan,
+        "plateau": math.nan,
         "limit": EARLY_EXCESS if len(curve.loss) < WARNING_STEPS else EXCESS,
         "falling": falls(curve.loss),
     }
@@ -181,6 +189,7 @@ def gate(recording: Recording) -> Learning:
         basis = "baseline"
         facts["first_excess"] = float(excess[:3].mean())
         facts["excess"] = float(excess[-min(tail, len(excess)) :].mean())
+        facts["plateau"] = float(excess[len(excess) // 2 :].mean())
         facts["peak_excess"] = float(excess[3:].max(initial=-math.inf))
     state, reason = _state(curve, facts, basis)
     return Learning(state=state, basis=basis, reason=reason, **facts)
@@ -219,14 +228,17 @@ def _state(curve: LossCurve, facts: dict[str, Any], basis: Basis) -> tuple[State
         return "unknown", "several optimizers with losses of their own: a lower loss is not better"
     if basis == "trend":
         return _by_trend(facts)
-    level = f"the loss is at {percent(excess)} of what a constant answer costs"
+    level = f"the loss is at {_times(excess)} what a constant answer costs"
     if excess > DIVERGED * max(1.0, facts["first_excess"]):
-        return "diverged", f"{level}, and began at {percent(facts['first_excess'])}"
-    if excess > EARLY_EXCESS:
-        return ("slow", f"{level}, and still falls") if facts["falling"] else ("stuck", level)
-    if excess > facts["limit"] and not facts["falling"]:
-        return "weak", f"{level}, and no longer falls"
-    return "learning", level
+        return "diverged", f"{level}, and began at {_times(facts['first_excess'])} it"
+    if excess <= facts["limit"]:
+        return "learning", level
+    if facts["falling"]:
+        state: State = "slow" if excess > EARLY_EXCESS else "learning"
+        return state, f"{level}, and still falls"
+    if facts["plateau"] > STUCK and excess > EARLY_EXCESS:
+        return "stuck", level
+    return "weak", f"{level}, and no longer falls"
 
 
 def _by_trend(facts: dict[str, Any]) -> tuple[State, str]:
@@ -264,6 +276,10 @@ def _main_term(recording: Recording, site: str) -> tuple[str, pd.DataFrame, floa
 def _several(known: pd.DataFrame) -> bool:
     sites = [frozenset(group["site"]) for _, group in known.groupby("optimizer")]
     return len(sites) > 1 and len(set(sites)) > 1
+
+
+def _times(excess: float) -> str:
+    return f"{percent(excess)} of" if excess < 2 else f"{number(excess)} times"
 
 
 def _tail(steps: int) -> int:

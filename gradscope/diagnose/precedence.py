@@ -45,6 +45,16 @@ def ends_it(cause: Finding, _effect: Finding) -> bool:
     return _value(cause, FIRST_NONFINITE) is not None
 
 
+def mild(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, the effect only a note."""
+    return harms(cause, effect) and effect.severity == "note"
+
+
+def left_behind(cause: Finding, effect: Finding) -> bool:
+    """The tensors without a gradient are those that the model's new ones replaced."""
+    return cause.kind == "replaced" and not effect.modules
+
+
 def exact_zero(_cause: Finding, effect: Finding) -> bool:
     """The effect is a gradient that is exactly zero, not one that is absent."""
     return effect.kind == "zero"
@@ -70,6 +80,8 @@ TABLE: tuple[Precedence, ...] = (
                "behind a NaN nothing can be learned, and every comparison with it is false"),
     Precedence("GS403", ("GS101", "GS102", "GS301"), covers_most,
                "a network that no optimizer moves keeps its first gains and its dead units"),
+    Precedence("GS403", ("GS104",), left_behind,
+               "the optimizer still holds the tensors that were replaced"),
     Precedence("GS102", ("GS101", "GS104", "GS301", "GS505"), harms,
                "weights thrown far away kill units, flatten activations and keep the loss up"),
     Precedence("GS301", ("GS104",), exact_zero,
@@ -80,6 +92,8 @@ TABLE: tuple[Precedence, ...] = (
                "what no optimizer moves cannot learn"),
     Precedence("GS104", ("GS505",), harms,
                "what never gets a gradient cannot learn"),
+    Precedence("GS101", ("GS301",), mild,
+               "where the signal shrinks from layer to layer, biases decide what is active"),
     Precedence("GS101", ("GS505",), harms,
                "the layers that starve are why the loss does not fall"),
 )  # fmt: skip

@@ -45,7 +45,6 @@ class OpenStep:
     clip_limit: float | None = None
     norm_before_clip: float | None = None
     clipped_to: float | None = None
-    own_seconds: float = 0.0
 
 
 class Clock:
@@ -89,9 +88,9 @@ class Clock:
         )
         return site
 
-    def backward(self, loss: float | None, detail: Any) -> str | None:
+    def backward(self, loss: float | None) -> str | None:
         """A backward call with the scalar ``loss`` (None if it was no scalar)."""
-        site = self.event("backward", value=loss, detail=detail)
+        site = self.event("backward", value=loss)
         if loss is not None:
             self.open.losses.append((site, loss))
             self._site_counts[site] = self._site_counts.get(site, 0) + 1
@@ -117,6 +116,7 @@ class Clock:
         skipped: bool,
         parameters_sampled: bool,
         modules_sampled: bool,
+        own_seconds: float,
     ) -> tuple[dict[str, Any], list[dict[str, Any]], float]:
         """End the open step: its record, its events, and its length in seconds."""
         now = time.perf_counter()
@@ -137,7 +137,7 @@ class Clock:
             "norm": norm if norm is not None else done.clipped_to,
             "parameters_sampled": parameters_sampled,
             "modules_sampled": modules_sampled,
-            "own_seconds": done.own_seconds,
+            "own_seconds": own_seconds,
             "step_seconds": length,
         }
         self._last = now

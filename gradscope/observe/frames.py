@@ -18,6 +18,7 @@ Owner = Literal["user", "library", "torch", "gradscope", "none"]
 
 _TORCH = str(Path(torch.__file__).parent) + "/"
 _GRADSCOPE = str(Path(__file__).resolve().parents[1]) + "/"
+_OBSERVE = _GRADSCOPE + "observe/"
 _STANDARD = tuple({sysconfig.get_paths()[name] + "/" for name in ("stdlib", "platstdlib")})
 _CALL = nn.Module._call_impl.__code__
 _APPLY = Function.apply.__func__.__code__  # type: ignore[attr-defined]
@@ -56,14 +57,18 @@ def owner(file: str) -> Owner:
 
 
 @lru_cache(maxsize=8192)
-def is_standard(file: str) -> bool:
-    """Whether a file belongs to Python's standard library."""
-    return file.startswith(_STANDARD) and "-packages/" not in file
+def _is_place(file: str) -> bool:
+    """Whether a line of this file can be the place of an operation.
+
+    functools and contextlib may stand between an operation and the line that means it.
+    """
+    standard = file.startswith(_STANDARD) and "-packages/" not in file
+    return owner(file) in ("user", "library") and not standard
 
 
-def _means(file: str) -> bool:
-    # functools and contextlib may stand between an operation and the line that means it
-    return owner(file) in ("user", "library") and not is_standard(file)
+def _ends_walk(file: str) -> bool:
+    """Whether gradscope itself runs the user's code from this file: nothing above it is theirs."""
+    return file.startswith(_GRADSCOPE) and not file.startswith(_OBSERVE)
 
 
 def caller(depth: int = 1) -> Site | None:
@@ -71,8 +76,10 @@ def caller(depth: int = 1) -> Site | None:
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         file = frame.f_code.co_filename
-        if _means(file):
+        if _is_place(file):
             return Site(file, frame.f_lineno)
+        if _ends_walk(file):
+            return None
         frame = frame.f_back
     return None
 
@@ -103,27 +110,33 @@ class Whereabouts(NamedTuple):
     custom_backward: bool
 
 
-def whereabouts(depth: int = 1) -> Whereabouts:
+def whereabouts(depth: int = 1, boundary: str | None = None) -> Whereabouts:
     """Walk the frames outward once; see Whereabouts.
 
     Only frames of torch's own ``Module._call_impl`` have their locals read: reading a user's
     frame's locals could keep tensors alive.
+
+    Args:
+        depth: frames to leave out, this function's own included.
+        boundary: file at whose first frame the walk ends.
     """
     frame: FrameType | None = sys._getframe(depth)
     site: Site | None = None
     module: nn.Module | None = None
     recomputed = custom_backward = False
     while frame is not None:
-        code = frame.f_code
+        code, file = frame.f_code, frame.f_code.co_filename
         if code is _CALL:
             module = module or frame.f_locals["self"]
         elif code is _APPLY_BACKWARD:
             custom_backward = module is None
             break
-        elif code.co_filename == _CHECKPOINT:
+        elif file == _CHECKPOINT:
             recomputed = True
             break
-        elif site is None and _means(code.co_filename):
-            site = Site(code.co_filename, frame.f_lineno)
+        elif file == boundary or _ends_walk(file):
+            break
+        elif site is None and _is_place(file):
+            site = Site(file, frame.f_lineno)
         frame = frame.f_back
     return Whereabouts(site, module, recomputed, custom_backward)

@@ -7,7 +7,7 @@ wrapper of a node is made anew; leaves by ``id`` of the tensor, which the model 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from gradscope.observe.loss import loss_facts
 from gradscope.observe.loss_terms import LossFacts
 from gradscope.observe.operations import NO_GRADIENT, ZERO_GRADIENT, node_operation
 from gradscope.observe.private import node_sequence_nr
+from gradscope.observe.walk import Walk
 
 __all__ = ["GraphView", "LossFacts", "leaves_behind", "loss_facts", "reachable"]
 
@@ -34,9 +35,10 @@ class GraphView:
         blocked: those of them that it reaches only through operations whose derivative is 0
             everywhere (round, sign …): backward gives them a gradient of exactly 0.
         nodes: number of nodes, leaves included.
-        hidden_by: names of nodes that hide a part of the graph: a reentrant checkpoint runs its
-            block, with its parameters, only inside backward. A leaf that is not in ``leaves`` is
-            certainly not reached only where this is empty.
+        hidden_by: what hides a part of the graph: names of nodes (a reentrant checkpoint runs its
+            block, with its parameters, only inside backward), ``depth`` where the graph is too
+            deep to be looked at safely. A leaf that is not in ``leaves`` is certainly not reached
+            only where this is empty.
     """
 
     leaves: frozenset[int]
@@ -83,87 +85,90 @@ def reachable(loss: Tensor | Sequence[Tensor]) -> GraphView:
     Returns:
         The view. It takes time and memory in proportion to the nodes and never recurses.
     """
-    walk = _Walk()
     tensors = [loss] if isinstance(loss, Tensor) else list(loss)
+    roots = [t.grad_fn for t in tensors if t.grad_fn is not None]
     own = {id(t) for t in tensors if t.grad_fn is None and t.requires_grad}
-    walk.run(t.grad_fn for t in tensors if t.grad_fn is not None)
+    counts = _Counts(roots)
+    walk = Walk(dict.fromkeys(roots))
+    for node, edges in walk:
+        counts.add(node, edges)
+    if walk.truncated:
+        counts.hidden.add("depth")
     return GraphView(
-        leaves=frozenset(walk.leaves | walk.blocked | own),
-        blocked=frozenset(walk.blocked - walk.leaves - own),
-        nodes=len(walk.seen),
-        hidden_by=tuple(sorted(walk.hidden)),
-        _leaf_edges=walk.leaf_edges,
-        _edges=walk.edges,
-        _ambiguous=frozenset(walk.ambiguous),
+        leaves=frozenset(counts.leaves | counts.blocked | own),
+        blocked=frozenset(counts.blocked - counts.leaves - own),
+        nodes=walk.visited,
+        hidden_by=tuple(sorted(counts.hidden)),
+        _leaf_edges=counts.leaf_edges,
+        _edges=counts.edges,
+        _ambiguous=frozenset(counts.ambiguous),
     )
 
 
-def leaves_behind(tensor: Tensor, limit: int = 100_000) -> tuple[frozenset[int], int]:
+def leaves_behind(start: Tensor | Node, limit: int = 100_000) -> tuple[frozenset[int], int]:
     """Leaves that a tensor was computed from.
 
     Args:
-        tensor: any tensor.
+        start: any tensor, or its ``grad_fn``.
         limit: nodes after which the walk stops.
 
     Returns:
         ``id`` of each leaf found, and the number of nodes visited.
     """
-    if tensor.grad_fn is None:
-        return frozenset({id(tensor)} if tensor.requires_grad else ()), 0
-    seen: set[Node] = {tensor.grad_fn}
-    stack, leaves = [tensor.grad_fn], set()
-    while stack and len(seen) < limit:
-        node = stack.pop()
-        if type(node).__name__ == "AccumulateGrad":
-            leaves.add(id(node.variable))  # type: ignore[attr-defined]
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
-    return frozenset(leaves), len(seen)
+    node = start.grad_fn if isinstance(start, Tensor) else start
+    if node is None:
+        return frozenset(
+            {id(start)} if isinstance(start, Tensor) and start.requires_grad else ()
+        ), 0
+    walk = Walk([node], limit)
+    leaves = {
+        id(node.variable)  # type: ignore[attr-defined]
+        for node, _ in walk
+        if type(node).__name__ == "AccumulateGrad"
+    }
+    return frozenset(leaves), walk.visited
 
 
-class _Walk:
-    """State of one walk. First everything that no zero derivative stands before, then the rest."""
+class _Counts:
+    """What a walk adds up."""
 
-    def __init__(self) -> None:
-        self.seen: set[Node] = set()
+    def __init__(self, roots: Sequence[Node]) -> None:
         self.leaves: set[int] = set()
         self.blocked: set[int] = set()
         self.hidden: set[str] = set()
         self.edges: dict[tuple[int, int], int] = {}
         self.leaf_edges: dict[int, int] = {}
         self.ambiguous: set[int] = set()
+        self._moving: set[Node] = set(roots)
+        """Nodes that a gradient other than 0 can come to."""
         self._numbers: set[int] = set()
         self._kinds: dict[type, int] = {}
 
-    def run(self, roots: Iterable[Node]) -> None:
-        zero: list[Node] = []
-        self._from(list(dict.fromkeys(roots)), self.leaves, zero)
-        self._from(zero, self.blocked, None)
-
-    def _from(self, stack: list[Node], leaves: set[int], zero: list[Node] | None) -> None:
-        seen = self.seen
-        seen.update(stack)
-        while stack:
-            node = stack.pop()
-            kind = self._kind(node)
-            if kind == _ZERO and zero is not None:
-                zero.append(node)
+    def add(self, node: Node, edges: Sequence[tuple[Node | None, int]]) -> None:
+        kind = self._kind(node)
+        moving = node in self._moving
+        if kind == _LEAF:
+            leaf = id(node.variable)  # type: ignore[attr-defined]
+            (self.leaves if moving else self.blocked).add(leaf)
+            return
+        if kind == _OPAQUE:
+            self.hidden.add(node.name())
+        number = node_sequence_nr(node)
+        if number in self._numbers:
+            # each thread counts for itself: two replicas may give one number twice
+            self.ambiguous.add(number)
+        self._numbers.add(number)
+        for child, output in edges:
+            if child is None:
                 continue
-            if kind == _LEAF:
-                leaves.add(id(node.variable))  # type: ignore[attr-defined]
-                continue
-            if kind == _OPAQUE:
-                self.hidden.add(node.name())
-            self._number(node)
-            for child, output in node.next_functions:
-                if child is None:
-                    continue
-                self._count(child, output)
-                if child not in seen:
-                    seen.add(child)
-                    stack.append(child)
+            if moving and kind != _ZERO:
+                self._moving.add(child)
+            if self._kind(child) == _LEAF:
+                leaf = id(child.variable)  # type: ignore[attr-defined]
+                self.leaf_edges[leaf] = self.leaf_edges.get(leaf, 0) + 1
+            else:
+                key = node_sequence_nr(child), output
+                self.edges[key] = self.edges.get(key, 0) + 1
 
     def _kind(self, node: Node) -> int:
         kind = self._kinds.get(type(node))
@@ -172,21 +177,6 @@ class _Walk:
             if type(node).__name__ not in _GENERIC:
                 self._kinds[type(node)] = kind
         return kind
-
-    def _number(self, node: Node) -> None:
-        # counted for each thread: two replicas that run in threads give one number twice
-        number = node_sequence_nr(node)
-        if number in self._numbers:
-            self.ambiguous.add(number)
-        self._numbers.add(number)
-
-    def _count(self, child: Node, output: int) -> None:
-        if self._kind(child) == _LEAF:
-            leaf = id(child.variable)  # type: ignore[attr-defined]
-            self.leaf_edges[leaf] = self.leaf_edges.get(leaf, 0) + 1
-        else:
-            key = node_sequence_nr(child), output
-            self.edges[key] = self.edges.get(key, 0) + 1
 
 
 def _kind_of(node: Node) -> int:

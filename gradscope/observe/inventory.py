@@ -140,6 +140,10 @@ class Inventory:
             )
         return found
 
+    def modules_compiled(self) -> None:
+        """Say that modules are not seen because compiled code runs in their place."""
+        self.limits.append("compiled model: parameters are recorded exactly, modules are not seen")
+
     def place_of(self, parameter: int) -> Place | None:
         """Where a parameter stands."""
         return self._tree.parameters.get(parameter)

@@ -195,13 +195,18 @@ class EarlyLook:
         if reached is not False or self._examination is None:
             return {"reached": reached}
         place = self._inventory.place_of(identity)
+        owner = -1 if place is None else place.owner
+        ran = owner in self._modules.order
+        disabled = self._modules.grad_disabled.get(owner, False) and not ran
         why = why_unreached(
             parameter,
             self._examination,
             self._views,
-            module_ran=place is not None and place.owner in self._modules.order,
-            grad_disabled=place is not None and self._modules.grad_disabled.get(place.owner, False),
+            module_ran=ran or disabled,
+            grad_disabled=disabled,
         )
+        if why is None:
+            return {"reached": None}
         return {
             "reached": False,
             "unreached_reason": why.reason,

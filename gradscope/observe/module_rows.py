@@ -60,35 +60,41 @@ def activations(
     """
     kept = [(key, row) for key, row in found.items() if row.readings]
     rows = np.zeros(len(kept), ACTIVATIONS.dtype)
-    for out, (key, row) in zip(rows, kept, strict=True):
-        read = numbers[row.readings]
-        with np.errstate(over="ignore", invalid="ignore"):
-            sum_sq = float((read[:, 1] ** 2).sum())
-        largest = read[:, 2].max() if not np.isnan(read[:, 2]).any() else np.nan
-        # a norm that overflowed although every element is finite is absent, not infinite
-        absent = not np.isfinite(sum_sq) and np.isfinite(largest)
-        out["step"] = step
-        out["module"], out["role"], out["position"] = key
-        out["calls"] = len(row.readings)
-        out["count"] = sum(count for count, _ in row.counts)
-        out["sum"] = read[:, 0].sum()
-        out["sum_sq"] = np.nan if absent else sum_sq
-        out["max_abs"] = largest
-        out["nonfinite"] = not np.isfinite(largest)
-        out["looked_at"] = sum(size for _, size in row.counts)
-        out["zeros"] = read[:, 3].sum()
-        out["consumers"] = consumers.get(key, -1)
-        out["source"] = row.source
-        out["batch"] = row.batch
-        out["spread"] = _spread(numbers[row.spreads])
+    if not kept:
+        return rows
+    owner = np.repeat(np.arange(len(kept)), [len(row.readings) for _, row in kept])
+    read = numbers[np.concatenate([row.readings for _, row in kept])]
+    sizes = np.concatenate([row.counts for _, row in kept])
+    with np.errstate(over="ignore", invalid="ignore"):
+        sum_sq = np.bincount(owner, weights=read[:, 1] ** 2)
+    largest = np.full(len(kept), -np.inf)
+    np.maximum.at(largest, owner, read[:, 2])  # keeps a NaN
+    # a norm that overflowed although every element is finite is absent, not infinite
+    sum_sq[~np.isfinite(sum_sq) & np.isfinite(largest)] = np.nan
+    rows["step"] = step
+    rows["module"], rows["role"], rows["position"] = np.array([key for key, _ in kept]).T
+    rows["calls"] = np.bincount(owner)
+    rows["count"] = np.bincount(owner, weights=sizes[:, 0])
+    rows["sum"] = np.bincount(owner, weights=read[:, 0])
+    rows["sum_sq"], rows["max_abs"] = sum_sq, largest
+    rows["nonfinite"] = ~np.isfinite(largest)
+    rows["looked_at"] = np.bincount(owner, weights=sizes[:, 1])
+    rows["zeros"] = np.bincount(owner, weights=read[:, 3])
+    rows["consumers"] = [consumers.get(key, -1) for key, _ in kept]
+    rows["source"] = [row.source for _, row in kept]
+    rows["batch"] = [row.batch for _, row in kept]
+    rows["spread"] = _spreads([row for _, row in kept], numbers)
     return rows
 
 
-def _spread(read: npt.NDArray[np.float64]) -> float:
-    variance, square = read[:, 0].sum(), read[:, 1].sum()
-    if not len(read) or not np.isfinite(square) or square == 0:
-        return np.nan
-    return float(np.sqrt(variance / square))
+def _spreads(kept: Sequence[Row], numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    counts = [len(row.spreads) for row in kept]
+    owner = np.repeat(np.arange(len(kept)), counts)
+    read = numbers[[index for row in kept for index in row.spreads]].reshape(-1, 4)
+    variance = np.bincount(owner, weights=read[:, 0], minlength=len(kept))
+    square = np.bincount(owner, weights=read[:, 1], minlength=len(kept))
+    known = np.isfinite(square) & (square > 0)
+    return np.sqrt(np.divide(variance, square, out=np.full(len(kept), np.nan), where=known))
 
 
 def units(step: int, found: Mapping[tuple[int, int], list[UnitReading]]) -> tuple[Rows, bytes]:

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.observe import module_rows, private, units
+from gradscope.observe.module_rows import Key, Row
 from gradscope.observe.naming import IdMap
 from gradscope.observe.samples import flat_sample, plain
 from gradscope.observe.slopes import module_kind
-from gradscope.observe.module_rows import Key, Row
 from gradscope.recording.facts import SAMPLE_SIZE, Role
 
 Rows = npt.NDArray[np.void]
@@ -109,7 +109,8 @@ class ModuleWatch:
         self._guard = guard
         self._on_root = on_root
         self._pid = os.getpid()
-        self._handles: dict[int, tuple[weakref.ref[nn.Module], list[RemovableHandle]]] = {}
+        self._watched: dict[int, tuple[weakref.ref[nn.Module], bool]] = {}
+        self._handles: dict[int, list[RemovableHandle]] = {}
         self._depth = 0
         self.active = False
         self.stack: list[int] = []
@@ -130,32 +131,58 @@ class ModuleWatch:
     # ------------------------------------------------------------------ attaching
 
     def attach(self, module: nn.Module, *, root: bool) -> None:
-        """Hook one module; a second time does nothing."""
-        known = self._handles.get(id(module))
+        """Watch one module; a second time does nothing.
+
+        A root is hooked for good, since its call is needed on every step; the others only on the
+        steps on which modules are read, since an idle hook costs some microseconds a call.
+        """
+        known = self._watched.get(id(module))
         if known is not None and known[0]() is module:
             return
+        self._watched[id(module)] = weakref.ref(module), root
+        if root or self.active:
+            self._hook(module, root)
+
+    def activate(self, active: bool) -> None:
+        """Begin or end to read modules, as a step begins."""
+        if active == self.active:
+            return
+        self.active = active
+        for reference, root in self._watched.values():
+            module = reference()
+            if module is None or root:
+                continue
+            if active:
+                self._hook(module, root)
+            else:
+                self._unhook(module)
+
+    def release(self, module: nn.Module) -> None:
+        """Watch one module no more."""
+        self._watched.pop(id(module), None)
+        self._unhook(module)
+
+    def detach(self) -> None:
+        """Watch nothing any more."""
+        for handles in self._handles.values():
+            for handle in handles:
+                handle.remove()
+        self._watched, self._handles = {}, {}
+        self.active = False
+        self.clear()
+
+    def _hook(self, module: nn.Module, root: bool) -> None:
         before = self._guard(functools.partial(self._before, root))
         after = self._guard(functools.partial(self._after, root))
-        handles = [
+        self._handles[id(module)] = [
             module.register_forward_pre_hook(_Hook(module, before), with_kwargs=True),
             # always_call: an exception in forward must not leave the stack deeper than it was
             module.register_forward_hook(_Hook(module, after), with_kwargs=True, always_call=True),
         ]
-        self._handles[id(module)] = weakref.ref(module), handles
 
-    def release(self, module: nn.Module) -> None:
-        """Remove the hooks of one module."""
-        for handle in self._handles.pop(id(module), (None, []))[1]:
+    def _unhook(self, module: nn.Module) -> None:
+        for handle in self._handles.pop(id(module), []):
             handle.remove()
-
-    def detach(self) -> None:
-        """Remove every hook."""
-        for _, handles in self._handles.values():
-            for handle in handles:
-                handle.remove()
-        self._handles = {}
-        self.active = False
-        self.clear()
 
     # ------------------------------------------------------------------ hooks
 

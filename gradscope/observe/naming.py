@@ -140,11 +140,9 @@ class Registry:
 def unwrap(module: nn.Module) -> nn.Module:
     """The user's module inside wrappers of parallel training and compilation."""
     while True:
-        if type(module).__name__ in _PARALLEL and isinstance(
+        if (type(module).__name__ in _PARALLEL and isinstance(
             inner := getattr(module, "module", None), nn.Module
-        ):
-            module = inner
-        elif isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+        )) or isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
             module = inner
         else:
             return module
@@ -184,9 +182,7 @@ def _unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
         else:
             continue
         for key, thing in items:
-            if isinstance(thing, nn.Module):
-                yield f"{name}.{key}", thing
-            elif isinstance(thing, Tensor) and thing.is_leaf and thing.requires_grad:
+            if isinstance(thing, nn.Module) or (isinstance(thing, Tensor) and thing.is_leaf and thing.requires_grad):
                 yield f"{name}.{key}", thing
 
 

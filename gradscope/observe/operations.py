@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+import torch
+
 from gradscope.recording.facts import Activation
 
 _GENERATED = re.compile(r"^(?P<stem>\w+)Backward\d+$")
 # a capital starts a new word after a small letter, and after a digit or capital when a small
 # letter follows: NllLoss2DBackward0 is nll_loss2d, SmoothL1LossBackward0 is smooth_l1_loss
 _WORD = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?=[A-Z][a-z])")
+_NUMBER = re.compile(r"(?<=[a-z])(?=[0-9])")
 
 
 @lru_cache(maxsize=4096)
@@ -27,12 +30,20 @@ def node_operation(name: str) -> str:
     name = name.rsplit("::", 1)[-1]
     match = _GENERATED.match(name)
     if match:
-        return _WORD.sub("_", match["stem"]).lower()
+        return _existing(_WORD.sub("_", match["stem"]).lower())
     if name == "CopyBackwards":
         return "copy"
     if name.endswith("Backward") and name != "Backward":
         return name.removesuffix("Backward")
     return _WORD.sub("_", name).lower()
+
+
+def _existing(operation: str) -> str:
+    """The spelling that ATen knows: the node of ``grid_sampler_2d`` lost its second underscore."""
+    spelt = _NUMBER.sub("_", operation)
+    known = any(hasattr(torch.ops.aten, prefix + spelt) for prefix in ("", "_"))
+    exists = any(hasattr(torch.ops.aten, prefix + operation) for prefix in ("", "_"))
+    return spelt if known and not exists else operation
 
 
 @lru_cache(maxsize=4096)

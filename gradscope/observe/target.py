@@ -64,13 +64,14 @@ class Target:
         """
         if self.mass is not None:
             total = self.mass.sum()
-            entropy = -torch.special.xlogy(self.mass, self.mass / total).sum() / self.count
-            return (
-                entropy if self.self_entropy is None else entropy + self.self_entropy / self.count
-            )
+            own = 0.0 if self.self_entropy is None else self.self_entropy
+            gain = torch.special.xlogy(self.mass, self.mass / total).sum()
+            loss: Tensor = (own - gain) / self.count
+            return loss
         if self.squared and self.sum is not None and self.sum_sq is not None:
             mean = self.sum / self.count
-            return (self.sum_sq / self.count - mean.square()).clamp(min=0).mean()
+            variance = self.sum_sq / self.count - mean.square()
+            return variance.clamp(min=0).mean()
         return None
 
     def mean(self) -> Tensor | None:

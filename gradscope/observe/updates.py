@@ -148,11 +148,10 @@ def _sketch(step: int, layout: Layout, values: npt.NDArray[np.float64], *, of_up
     """
     total = len(layout.ids)
     position = np.arange(len(values)) - np.repeat(layout.starts, layout.lengths)
-    row = np.repeat(np.arange(total), layout.lengths)
+    signed = values * _SIGNS[position % UPDATE_SAMPLE_SIZE]
+    row = np.repeat(np.arange(total), layout.lengths) * SKETCH_SIZE
     buckets = np.bincount(
-        row * SKETCH_SIZE + position % SKETCH_SIZE,
-        weights=values * _SIGNS[position % UPDATE_SAMPLE_SIZE],
-        minlength=total * SKETCH_SIZE,
+        row + position % SKETCH_SIZE, weights=signed, minlength=total * SKETCH_SIZE
     ).reshape(total, SKETCH_SIZE)
     usable = np.isfinite(buckets).all(axis=1)
     buckets, ids = buckets[usable], layout.ids[usable]

@@ -42,6 +42,10 @@ class Wire:
         self._turn = 0
         self._reported: dict[str, int] = {}
 
+    def first(self, kind: str) -> bool:
+        """Whether no alarm of ``kind`` has been reported yet."""
+        return kind not in self._reported
+
     def may_report(self, kind: str) -> bool:
         """Whether an alarm of ``kind`` is still worth recording; counts it."""
         self._reported[kind] = self._reported.get(kind, 0) + 1

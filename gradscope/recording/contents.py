@@ -11,7 +11,8 @@ import numpy as np
 
 from gradscope.recording import records
 from gradscope.recording.facts import BY_NAME
-from gradscope.recording.layout import FORMAT, Rows, Stored, conform, restore
+from gradscope.recording.layout import FORMAT, Stored, conform, restore
+from gradscope.recording.schema import Rows
 from gradscope.recording.segments import END, HEADER, Block, Gap, read_groups, unpack_body
 
 

@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gradscope.recording.facts import BY_NAME, TABLES
-from gradscope.recording.schema import Table
+from gradscope.recording.schema import Rows, Table
 
-Rows = npt.NDArray[np.void]
 FORMAT = 1
 """Version of the frame format; another one cannot be read."""
 _DTYPES = frozenset(("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"))

@@ -7,7 +7,6 @@ and as JSON; what does not fit the schema is left out and told in ``Recording.lo
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,8 +18,9 @@ from gradscope.recording.segments import MAX_GROUP
 
 _LARGEST = MAX_GROUP + 2**20
 """Bytes that a segment can have: one largest group with its header, else far fewer."""
-_ATTEMPTS = 50
-_ATTEMPTS_AT_GAPS = 5
+_ATTEMPTS = 500
+_ATTEMPTS_AT_REST = 50
+"""Listings that wait for a moment at which nothing new comes; a fast writer may have none."""
 _MAX_NAMED = 8
 _MAX_RANKS = 1_000_000
 
@@ -40,10 +40,9 @@ def load_run(path: str | os.PathLike[str]) -> Recording:
     folder = Path(path)
     try:
         # asked before reading: a run that ends meanwhile must not look like one that was torn
-        alive = {
-            s.shard: shards.alive(folder, s.shard) is not None for s in shards.segments(folder)
-        }
-        contents = _read(folder)
+        names = {segment.shard for segment in shards.segments(folder)}
+        alive = {shard: shards.alive(folder, shard) is not None for shard in names}
+        contents = _read(folder, growing=any(alive.values()))
     except OSError as error:
         raise RecordingError(
             f"{folder} cannot be read as a run folder: {error.strerror or error}",
@@ -68,33 +67,37 @@ def load_run(path: str | os.PathLike[str]) -> Recording:
     return _joined(read, unread)
 
 
-def _read(folder: Path) -> dict[str, dict[shards.Segment, Contents]]:
+def _read(folder: Path, *, growing: bool) -> dict[str, dict[shards.Segment, Contents]]:
     """Contents of each shard's segments, in order.
 
-    While a run goes on, its segments are thinned and merged under wider names: a file that has
-    vanished since it was listed is looked for again, under the name that covers it now.
+    While a run goes on, its segments are thinned and merged under wider names, and a name that
+    was listed may be gone. So the folder is listed again until nothing new has come: then every
+    finished segment is as it was at or before the moment at which the newest one was read, and
+    the last steps are as whole as retention keeps them.
     """
     read: dict[shards.Segment, Contents] = {}
-    for attempt in range(_ATTEMPTS):
-        vanished = False
+    chosen: dict[str, tuple[list[shards.Segment], list[int]]] = {}
+    for attempt in range(_ATTEMPTS if growing else 1):
+        complete, grown = True, False
         for segment in shards.segments(folder):
-            if segment in read:
+            known = read.get(segment)
+            if known is not None and known.ended:
                 continue
             try:
                 read[segment] = parse(shards.read_file(folder / segment.file, _LARGEST))
             except FileNotFoundError:
-                vanished = True
+                complete = False
             except (OSError, ValueError) as error:
                 read[segment] = Contents(problems=[f"it cannot be read: {error}"])
+            grown = grown or known is None
         by_shard: dict[str, list[shards.Segment]] = {}
         for segment in read:
             by_shard.setdefault(segment.shard, []).append(segment)
         chosen = {shard: shards.widest(found) for shard, found in by_shard.items()}
         # a listing made during a merge may show neither the sources nor their successor
-        gaps = any(missing for _, missing in chosen.values())
-        if not vanished and not (gaps and attempt < _ATTEMPTS_AT_GAPS):
+        complete = complete and not any(missing for _, missing in chosen.values())
+        if complete and (not grown or attempt >= _ATTEMPTS_AT_REST):
             break
-        time.sleep(0.002 * min(attempt, 5))
     return {
         shard: {segment: read[segment] for segment in segments}
         for shard, (segments, _) in chosen.items()

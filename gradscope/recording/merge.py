@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
 from gradscope.recording.facts import State
+from gradscope.recording.schema import Rows
 
-Rows = npt.NDArray[np.void]
 _SUMS = ("count", "sum", "sum_sq")
 _SAMPLED = ("looked_at", "zeros")
 """-1: none taken; then only what the other part has counts."""

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradscope.recording import names
-from gradscope.recording.facts import BY_NAME, RUN_KEYS, TABLES, Column, Table
+from gradscope.recording.facts import BY_NAME, Column, Table
+from gradscope.recording.schema import Rows
 
-Rows = npt.NDArray[np.void]
 _RECORD_DTYPES = {
     "int": "Int64",
     "float": "float64",
@@ -340,6 +340,3 @@ def _series(values: list[Any], column: Column) -> pd.Series:
     if column.dtype == "float":
         values = [math.nan if value is None else float(value) for value in values]
     return pd.Series(values, dtype=_RECORD_DTYPES[column.dtype])
-
-
-__all__ = ["RUN_KEYS", "TABLES", "Recording", "Rows"]

@@ -7,6 +7,10 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
+
+Rows = npt.NDArray[np.void]
+"""Rows of a row table: a structured array of ``Table.dtype``."""
 
 Kind = Literal["int", "float", "bool", "text", "json"]
 

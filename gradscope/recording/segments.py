@@ -28,7 +28,7 @@ HEADER = 0
 END = 255
 NO_STEP = -(2**63)
 """Step of a block that belongs to no step."""
-MAX_GROUP = 2**30
+MAX_GROUP = 2**28
 """Bytes in one group at most; a commit beyond it is refused by the writer."""
 MAX_RATIO = 64
 """A compressed body is never stored below 1/64 of its size, so a reader can refuse a bomb."""

@@ -149,6 +149,9 @@ def write_marker(folder: Path, shard: str) -> None:
     descriptor = os.open(marker(folder, shard), flags, 0o644)
     try:
         os.write(descriptor, json.dumps(facts).encode())
+    except OSError:
+        marker(folder, shard).unlink()
+        raise
     finally:
         os.close(descriptor)
 
@@ -185,4 +188,4 @@ def read_file(path: Path, limit: int) -> bytes:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_size > limit:
             raise ValueError(f"{path.name} is no file of at most {limit:,} bytes")
-        return file.read(limit)
+        return file.read(status.st_size)

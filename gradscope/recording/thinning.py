@@ -27,7 +27,7 @@ _LEAST = 4_096
 """Bytes that may be moved after the smallest commit."""
 _GROUP_COST = 1_024
 """What the handling of one group counts as, in bytes."""
-_BUFFER = 2**18
+_BUFFER = 2**16
 
 
 @dataclass(frozen=True, slots=True)

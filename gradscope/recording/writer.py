@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gradscope import __version__
 from gradscope.recording import records, shards
@@ -20,9 +19,9 @@ from gradscope.recording.facts import BY_NAME, SCHEMA_VERSION
 from gradscope.recording.layout import TABLE_IDS
 from gradscope.recording.open_shard import OpenShard
 from gradscope.recording.retention import SERIES, Course, Policy
+from gradscope.recording.schema import Rows
 from gradscope.recording.segments import NO_STEP, pack_block, pack_group
 
-Rows = npt.NDArray[np.void]
 _DTYPES = {name: table.dtype for name, table in BY_NAME.items() if table.rows}
 
 

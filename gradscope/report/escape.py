@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from gradscope.report.clean import one_line
+
 _ABSOLUTE = re.compile(
     r"""(?<![\w.:/\\…~-])            # not inside a relative path, a word or a URL
         (?:[A-Za-z]:[\\/]|~/|/)      # a drive, the home folder or the root
@@ -18,7 +20,6 @@ _ABSOLUTE = re.compile(
     re.VERBOSE,
 )
 _UNSAFE_IN_ANCHOR = re.compile(r"[^A-Za-z0-9_.:-]+")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069]")
 
 
 def script_json(value: Any) -> str:
@@ -57,14 +58,12 @@ def anchor(*parts: str) -> str:
     return ":".join(_UNSAFE_IN_ANCHOR.sub("-", part).strip("-") for part in parts if part)
 
 
-def plain(name: str) -> str:
-    """A name without control and direction characters, which could hide what it says."""
-    return _CONTROL.sub("�", name)
-
-
 def plot_text(text: str) -> str:
-    """Text for a figure: plotly reads a small set of HTML tags, and these must not come from us."""
-    return plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Text for a figure: plotly reads some HTML and TeX in it, and a name must not be either."""
+    shown = one_line(text)
+    for character, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("$", "&#36;")):
+        shown = shown.replace(character, entity)
+    return shown
 
 
 def _shortened(path: str) -> str:

@@ -1,8 +1,8 @@
 """The report: one HTML file that needs nothing else, now or in ten years.
 
 Text, tables and sparklines are in the markup and read without a script. The figures are plotly
-figures, packed beside the packed plotly bundle; the page's script unpacks both when the first figure
-comes into view.
+figures, packed beside the packed plotly bundle; the page's script unpacks both when the first of
+them comes into view.
 """
 
 from __future__ import annotations
@@ -36,21 +36,20 @@ SECTIONS = (
     ("training", "Training"),
     ("checks", "Checks"),
     ("layers", "Layers"),
-    ("reading", "How to read"),
+    ("reading", "Reading"),
     ("reproduce", "Repeat"),
 )
 """The sections of the page in order, after the verdict."""
 LAYER_COLUMNS = (
     ("order", "#", True),
     ("name", "Layer", False),
+    ("findings", "Findings", False),
     ("type", "Type", False),
     ("weights", "Weights", True),
     ("gradient", "Gradient RMS", True),
     ("ratio", "Update ratio", True),
     ("zeros", "Exact zeros", True),
-    ("state", "Gradient", False),
-    ("findings", "Findings", False),
-    ("place", "Built at", False),
+    ("state", "State", False),
 )
 """Columns of the layer table: key, heading, whether its cells are numbers."""
 
@@ -83,9 +82,11 @@ def _context(diagnosis: Diagnosis) -> dict[str, Any]:
     layers = layers_of(diagnosis.recording)
     codes = {finding.code for finding in diagnosis.findings}
     rules = [rule for rule in all_rules(own_rules.RULES) if rule.code in codes]
-    found = cards.cards(diagnosis, layers, rules)
+    pages = {rule.code: _page_of(rule) for rule in rules}
+    found = cards.cards(diagnosis, layers, pages)
     figures = all_figures(diagnosis, layers)
-    verdict = prose.sentence(summary.verdict(diagnosis, run))
+    text, _, closest = summary.verdict(diagnosis, run).partition("; closest to its limit: ")
+    verdict = prose.sentence(text)
     target = scrub(one_line(diagnosis.target))
     return {
         "title": f"{target or 'gradscope'}: {verdict.striptags()}",
@@ -101,6 +102,7 @@ def _context(diagnosis: Diagnosis) -> dict[str, Any]:
         "command": diagnosis.command,
         "target": target,
         "verdict": verdict,
+        "closest": prose.sentence(closest),
         "pill": _pill(diagnosis),
         "counts": _counts(diagnosis),
         "first": cards.first_fix(found),
@@ -114,7 +116,11 @@ def _context(diagnosis: Diagnosis) -> dict[str, Any]:
         "layer_columns": LAYER_COLUMNS,
         "severity_words": cards.SEVERITY.items(),
         "confidence_words": cards.CONFIDENCE.items(),
-        "pages": _pages(rules),
+        "pages": [
+            {"code": rule.code, "name": rule.name, "page": prose.page(pages[rule.code])}
+            for rule in rules
+            if pages[rule.code]
+        ],
         "reproduce": scrub(diagnosis.reproduce),
         "versions": facts.versions(diagnosis.recording),
     }
@@ -132,10 +138,12 @@ def _packed(figures: Sequence[Figure]) -> str:
     return base64.b64encode(gzip.compress(raw.encode("utf-8"), 9, mtime=0)).decode("ascii")
 
 
-def _pages(rules: Sequence[type[Rule]]) -> list[dict[str, Any]]:
-    return [
-        {"code": rule.code, "name": rule.name, "page": prose.page(rule.page())} for rule in rules
-    ]
+def _page_of(rule: type[Rule]) -> str:
+    try:
+        return rule.page()
+    except FileNotFoundError:
+        # a rule of another package may come without a page; that must not cost the report
+        return ""
 
 
 def _pill(diagnosis: Diagnosis) -> dict[str, str]:
@@ -149,7 +157,7 @@ def _pill(diagnosis: Diagnosis) -> dict[str, str]:
         return {"kind": "warning", "text": "stopped early", "target": "verdict"}
     if not diagnosis.passed:
         return {"kind": "undecided", "text": "undecided", "target": "checks"}
-    return {"kind": "passed", "text": "no problem found", "target": "checks"}
+    return {"kind": "passed", "text": "no finding", "target": "checks"}
 
 
 def _counts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
@@ -172,5 +180,7 @@ def _counts(diagnosis: Diagnosis) -> list[dict[str, Any]]:
 
 def _no_findings(diagnosis: Diagnosis) -> str:
     if diagnosis.passed:
-        return "None. What was looked at, and how far from its limit it was, is listed under Checks."
+        return (
+            "None. What was looked at, and how far from its limit it was, is listed under Checks."
+        )
     return "None, but no check could be made either: see what was missing under Checks."

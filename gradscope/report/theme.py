@@ -109,7 +109,8 @@ def colour(name: str) -> str:
 
 def style_sheet() -> str:
     """Custom properties of both themes: the system's choice, overridden by ``data-theme``."""
-    light, dark = _properties(LIGHT), _properties(DARK)
+    ramp = ",".join(f"{shade} {100 * at:g}%" for at, shade in CIVIDIS)
+    light, dark = f"--ramp:{ramp};" + _properties(LIGHT), _properties(DARK)
     return (
         f":root{{color-scheme:light;{light}}}\n"
         f"@media (prefers-color-scheme:dark){{:root{{color-scheme:dark;{dark}}}}}\n"

@@ -28,6 +28,8 @@ class Options:
 
     depth_decades: float = 1.8
     """Growth toward the input at the start; docs/why/signals.md: recall .52, no false alarm."""
+    forward_decades: float = 3.0
+    """Growth of the outputs over the depth. Ours: a bias or an output in other units makes two."""
     suspicious_decades: float = 1.0
     """Growth that counts beside a first loss above ``first_loss``. Ours: ten times."""
     first_loss: float = 1.25
@@ -61,18 +63,19 @@ class ExplodingGradient(Rule):
         run = run_up(recording)
         start = _start(recording)
         learning = gate(recording)
-        depth = _depth_growth(start)
-        by_depth = _grows_over_depth(options, depth, learning)
+        by_depth = start is not None and _grows_over_depth(options, start, learning)
         by_steps = _grows_over_steps(options, run)
         overflow = run.nonfinite is not None and (
-            by_steps or by_depth or _forward_growth(start) > options.overflow_decades
+            by_steps
+            or by_depth
+            or (start is not None and start.forward_growth > options.overflow_decades)
         )
         if not (by_depth or by_steps or overflow):
-            if math.isnan(depth) and math.isnan(run.norm_growth):
+            if start is None and math.isnan(run.norm_growth):
                 return Undecided(
                     "neither the gradient's norm nor modules were recorded on two steps"
                 )
-            return _passed(options, depth, run)
+            return _passed(options, math.nan if start is None else start.growth, run)
         if overflow:
             kind = "learning-rate" if by_steps and not by_depth else "initialization"
             return Findings((_finding(recording, options, run, start, learning, kind),))
@@ -85,31 +88,18 @@ class ExplodingGradient(Rule):
 
 
 def _start(recording: Recording) -> DepthProfile | None:
-    window = windows.first_window(recording, "activations")
-    if not len(window):
-        # a forward pass that overflows in the first step: its finite part is all there is
-        window = windows.sampled_steps(recording, "activations")[:1]
+    # the first step alone: before the second one a learning rate has had its say. It may be
+    # non-finite itself, in a forward pass that overflows; its finite part is what is looked at then
+    window = windows.sampled_steps(recording, "activations")[:1]
     profiles = [depth_profile(recording, window, root) for root in trained_roots(recording)]
     profiles = [profile for profile in profiles if profile.layers]
     return max(profiles, key=lambda p: len(p.layers), default=None)
 
 
-def _depth_growth(start: DepthProfile | None) -> float:
-    if start is None:
-        return math.nan
-    return max(
-        (v for v in (start.growth, start.forward_growth) if math.isfinite(v)), default=math.nan
-    )
-
-
-def _forward_growth(start: DepthProfile | None) -> float:
-    return start.forward_growth if start and math.isfinite(start.forward_growth) else 0.0
-
-
-def _grows_over_depth(options: Options, depth: float, learning: Learning) -> bool:
-    if depth > options.depth_decades:
+def _grows_over_depth(options: Options, start: DepthProfile, learning: Learning) -> bool:
+    if start.growth > options.depth_decades or start.forward_growth > options.forward_decades:
         return True
-    return depth > options.suspicious_decades and learning.first_excess > options.first_loss
+    return start.growth > options.suspicious_decades and learning.first_excess > options.first_loss
 
 
 def _grows_over_steps(options: Options, run: RunUp) -> bool:
@@ -123,14 +113,19 @@ def _passed(options: Options, depth: float, run: RunUp) -> Passed:
     margins = []
     if math.isfinite(depth):
         margins.append(10 ** (options.depth_decades - depth))
-    if run.norm_growth > 0:
-        margins.append(options.norm / run.norm_growth)
+    over_run = [
+        limit / growth
+        for limit, growth in ((options.norm, run.norm_growth), (options.loss, run.loss_growth))
+        if growth > 0
+    ]
+    # both must be passed, so the one that is farther away counts
+    margins += [max(over_run)] if over_run else []
     over_depth = number(10**depth) if math.isfinite(depth) else "not known"
-    over_run = factor(run.norm_growth) if run.norm_growth > 0 else "not known"
+    norm = factor(run.norm_growth) if run.norm_growth > 0 else "not known"
     return Passed(
         max(1.0, min(margins, default=1.0)),
         f"growth over depth {over_depth}, limit {number(10**options.depth_decades)}; growth of the "
-        f"gradient's norm over the run {over_run}, limit {factor(options.norm)}",
+        f"gradient's norm over the run {norm}, limit {factor(options.norm)} while the loss rises",
     )
 
 
@@ -261,7 +256,7 @@ def _evidence(
             Evidence("gradient's growth toward the input at the start", start.growth, "decades",
                      options.depth_decades),
             Evidence("outputs' growth over the depth at the start", start.forward_growth, "decades",
-                     options.depth_decades),
+                     options.forward_decades),
         ]  # fmt: skip
     rows += [
         Evidence("growth of the gradient's total norm", run.norm_growth, "x", options.norm),

@@ -6,7 +6,7 @@ import math
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Evidence, Finding
-from gradscope.diagnose.learning import DIVERGED, EARLY_EXCESS, Learning, gate, loss_curve
+from gradscope.diagnose.learning import DIVERGED, STUCK, Learning, gate, loss_curve
 from gradscope.diagnose.locate import site_location
 from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
 from gradscope.diagnose.verdict import judged
@@ -32,7 +32,7 @@ class LossNotDecreasing(Rule):
         if learning.state in ("early", "unknown"):
             return Undecided(learning.reason)
         if learning.state in ("learning", "slow", "weak"):
-            margin = EARLY_EXCESS / learning.excess if learning.excess > 0 else math.nan
+            margin = STUCK / learning.excess if learning.excess > 0 else math.nan
             return Passed(margin if margin > 1 else None, learning.reason)
         return Findings((_finding(recording, learning),))
 
@@ -80,7 +80,7 @@ def _summary(learning: Learning, kind: str) -> str:
 
 
 def _evidence(learning: Learning) -> tuple[Evidence, ...]:
-    limit = DIVERGED if learning.state == "diverged" else EARLY_EXCESS
+    limit = DIVERGED if learning.state == "diverged" else STUCK
     rows = (
         Evidence("loss over that of a constant answer", learning.excess, "", limit),
         Evidence("mean of the first three losses", learning.first),

@@ -140,7 +140,8 @@ def _summary(kind: str, outside: list[ParameterState], modules: tuple[str, ...])
         )
     if kind == "replaced":
         return f"{amount} of {who} {verb} in no optimizer: it holds the ones they replaced."
-    return f"{amount} of {who} {verb} in no optimizer, so they never change."
+    end = "it never changes" if len(outside) == 1 else "they never change"
+    return f"{amount} of {who} {verb} in no optimizer, so {end}."
 
 
 def _why(severity: Severity, probe: bool, share: float, learning: Learning) -> str:

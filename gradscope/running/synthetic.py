@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gradscope.errors import LoadError
 from gradscope.running.batches import DEFAULT_BATCH, Batches
-from gradscope.running.calls import main_tensor, own_loss, state_kept
+from gradscope.running.calls import main_tensor, own_loss, sizes, state_kept
 from gradscope.running.failures import in_one_line, place, user_traceback
 from gradscope.running.input_shapes import Guess, guesses, takes_tokens
 from gradscope.running.objects import Names, required
@@ -54,17 +54,22 @@ def make_up(
     guess, output = _fitting(names, model, shape, device)
     tensor = main_tensor(output)
     rule, task = _task(guess, tensor)
-    if tensor is None and own_loss(output) is None:
+    samples = guess.shape[guess.batch_axis]
+    if own_loss(output) is None and (tensor is None or samples not in tensor.shape[:2]):
         raise LoadError(
-            f"no batches were found, and the model's output is a {type(output).__name__}",
+            f"no batches were found, and no targets can be made up for {samples} inputs and an "
+            f"output of {sizes(output if tensor is None else tensor)}",
             where=names.origin,
             hint="define batches() and loss(model, batch)",
         )
+    shape_out = () if tensor is None else tuple(tensor.shape)
     names.assume(
         f"No batches were found: inputs of {' x '.join(map(str, guess.shape))} are made up, "
         f"{'as --input says' if shape else 'as the layer ' + guess.layer + ' takes them'}, {task}."
     )
-    return rule(_Maker(guess, tensor, seed)), f"made-up inputs of {'x'.join(map(str, guess.shape))}"
+    return rule(
+        _Maker(guess, shape_out, seed)
+    ), f"made-up inputs of {'x'.join(map(str, guess.shape))}"
 
 
 def _fitting(
@@ -112,14 +117,15 @@ class _Maker:
     """What the batches are made from."""
 
     guess: Guess
-    output: Tensor | None
+    output: tuple[int, ...]
+    """Shape of the model's output; () where it has none or computes its own loss."""
     seed: int
 
 
 def _task(guess: Guess, output: Tensor | None) -> tuple[Callable[[_Maker], Batches], str]:
     if guess.vocabulary and (output is None or output.ndim == 3):
         return _next_tokens, "tokens that count up from a random one, to be continued"
-    if output is None:
+    if output is None or output.ndim == 0:
         return _inputs_only, f"of {CLASSES} kinds with a pattern each"
     if not guess.vocabulary and output.shape == guess.shape:
         return _inputs_only, "to be reconstructed"
@@ -139,8 +145,7 @@ def _endless(maker: _Maker, draw: Callable[[torch.Generator], Any]) -> Batches:
 
 
 def _classes(maker: _Maker) -> Batches:
-    assert maker.output is not None
-    inputs = _inputs(maker, min(maker.output.shape[1], CLASSES))
+    inputs = _inputs(maker, min(maker.output[1], CLASSES))
     return _endless(maker, inputs)
 
 
@@ -150,17 +155,20 @@ def _inputs_only(maker: _Maker) -> Batches:
 
 
 def _values(maker: _Maker) -> Batches:
-    assert maker.output is not None
     inputs, axis = _inputs(maker, CLASSES), maker.guess.batch_axis
-    shape = list(maker.output.shape)
+    shape = maker.output
     # an output with fewer axes has its batch in front whatever the input has
     axis = axis if len(shape) > 2 else 0
-    del shape[axis : axis + 1]
-    targets = torch.randn((CLASSES, *shape), generator=torch.Generator().manual_seed(maker.seed))
+    features = 1 if len(shape) > 3 else len(shape) - 1
+    # the same at all positions: a recurrent net cannot know at the start what only the end tells
+    own = [size if at == features else 1 for at, size in enumerate(shape) if at != axis]
+    generator = torch.Generator().manual_seed(maker.seed)
+    targets = torch.randn((CLASSES, *own), generator=generator)
+    whole = (shape[axis], *(size for at, size in enumerate(shape) if at != axis))
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         x, kinds = inputs(generator)
-        return x, targets[kinds].movedim(0, axis)
+        return x, targets[kinds].expand(whole).movedim(0, axis)
 
     return _endless(maker, draw)
 

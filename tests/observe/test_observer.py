@@ -167,7 +167,7 @@ def test_a_watched_model_pickles_and_deep_copies_as_before(tmp_path):
     with observed(tmp_path / "run", model):
         _train(model, steps=1)
         twin = copy.deepcopy(model)
-        again = pickle.loads(pickle.dumps(model))  # noqa: S301
+        again = pickle.loads(pickle.dumps(model))
         file = io.BytesIO()
         torch.save(model, file)
         for other in (twin, again):
@@ -419,7 +419,7 @@ def test_own_failure_never_stops_the_training(tmp_path, monkeypatch, caplog):
     model = Net()
     with observed(tmp_path / "run", model) as observer:
         _train(model, steps=2)
-        monkeypatch.setattr(observer._updates, "before", lambda *_: 1 / 0)
+        monkeypatch.setattr(observer._recorder._updates, "before", lambda *_: 1 / 0)
         losses, _ = _train(model, steps=3)
         assert len(losses) == 3
         assert "ZeroDivisionError" in observer.failure

@@ -201,7 +201,7 @@ def chain(
     made = Synthetic(steps)
     norm = end
     sizes: list[tuple[float, float]] = []
-    for index in reversed(range(layers)):
+    for _ in range(layers):
         inside = norm * weight_gain
         sizes.insert(0, (norm, inside))
         norm = inside * activation_gain

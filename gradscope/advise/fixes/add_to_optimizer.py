@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from gradscope.advise.fix import Change, Edits, Remedy, evidence_of, listed
+from collections.abc import Mapping
+from typing import ClassVar
+
+from gradscope.advise.fix import Change, Edits, Remedy, lead, listed
 from gradscope.advise.membership import (
     Missing,
     as_later_optimizer,
@@ -20,7 +23,7 @@ class AddToOptimizer(Remedy):
     """Register a list, widen the optimizer's expression, build it later, or add a group."""
 
     name = "add-to-optimizer"
-    answers = {"GS403": 1}
+    answers: ClassVar[Mapping[str, int]] = {"GS403": 1}
 
     def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
         """Trainable parameters that no optimizer holds."""
@@ -28,13 +31,13 @@ class AddToOptimizer(Remedy):
         if not missing:
             return None
         count = sum(m.count for m in missing)
-        lead = evidence_of(finding) or finding.summary
+        measured = lead(finding)
         if not any(m.registered for m in missing):
             return (
-                f"{lead}: {count:,} weights sit in a plain list, dict or attribute, which "
+                f"{measured}: {count:,} weights sit in a plain list, dict or attribute, which "
                 f"`parameters()` does not look into"
             )
-        return f"{lead}: {count:,} trainable weights are in no optimizer, so no step moves them"
+        return f"{measured}: {count:,} trainable weights are in no optimizer, so no step moves them"
 
     def change(self, finding: Finding, recording: Recording, source: Source) -> Change:
         """Register what is unregistered; for the rest change the optimizer's construction."""

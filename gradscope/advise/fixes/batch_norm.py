@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-from gradscope.advise.fix import evidence_of
+from gradscope.advise.fix import lead
 from gradscope.advise.layers import Layer
 from gradscope.advise.normalising import SMALLEST_BATCH, Norm, is_convolution, prefers_layer_norm
 from gradscope.advise.source import Source
@@ -17,13 +18,14 @@ class BatchNorm(Norm):
 
     name = "batch-norm"
     kind = "BatchNorm"
-    answers = {
+    answers: ClassVar[Mapping[str, int]] = {
         "GS101": 2,
-        "GS101:small-weights": 2,
+        "GS101:saturated-loss": 0,
         "GS102": 3,
         "GS102:learning-rate": 4,
-        "GS301": 4,
-        "GS301:learning-rate": 4,
+        "GS102:through-time": 0,
+        "GS301": 3,
+        "GS301:output": 0,
         "GS302": 2,
         "GS404": 2,
     }
@@ -48,6 +50,6 @@ class BatchNorm(Norm):
         batch = source.layers.batch
         size = f"; a batch of {batch} gives sound statistics" if batch else ""
         return (
-            f"{evidence_of(finding) or finding.summary}: inputs of mean 0 and variance 1 keep each "
+            f"{lead(finding)}: inputs of mean 0 and variance 1 keep each "
             f"activation where its slope is large, whatever the weights' scale{size}"
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from gradscope.advise.fix import Change, Edits, Remedy, evidence_of
+from gradscope.advise.fix import Change, Edits, Remedy, lead
 from gradscope.advise.insertion import before_statement
 from gradscope.advise.loop import Update, optimizer_calls, updates, uses_own_loop
 from gradscope.advise.measures import rounded, total_norms
@@ -26,7 +28,13 @@ class ClipGradNorm(Remedy):
     """``clip_grad_norm_`` between backward and step, or a lower limit where there is one."""
 
     name = "clip-grad-norm"
-    answers = {"GS102": 5, "GS102:learning-rate": 2, "GS103": 1, "GS401": 2}
+    answers: ClassVar[Mapping[str, int]] = {
+        "GS102": 5,
+        "GS102:learning-rate": 2,
+        "GS102:through-time": 1,
+        "GS103": 1,
+        "GS401": 2,
+    }
 
     def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
         """Norms were recorded, and some stand out."""
@@ -38,7 +46,7 @@ class ClipGradNorm(Remedy):
         if share == 0:
             return None
         return (
-            f"{evidence_of(finding) or finding.summary}: the total gradient norm went from "
+            f"{lead(finding)}: the total gradient norm went from "
             f"{norms[0]:.3g} to at most {norms.max():.3g}; a limit of {limit:g} would have touched "
             f"{100 * share:.0f} % of the {len(norms)} recorded steps"
         )
@@ -99,9 +107,7 @@ def _tightened(file: SourceFile, call: ast.Call, limit: float) -> list[Edit]:
     return [Edit(file.start(value), file.end(value), f"{limit:g}")]
 
 
-def _inserted(
-    recording: Recording, source: Source, update: Update, limit: float
-) -> list[Edit]:
+def _inserted(recording: Recording, source: Source, update: Update, limit: float) -> list[Edit]:
     file = update.file
     name, imports = spelled(file, "torch.nn.utils.clip_grad_norm_")
     what = _parameters(recording, source, update)
@@ -114,7 +120,7 @@ def _inserted(
 
 
 def _parameters(recording: Recording, source: Source, update: Update) -> str:
-    """``model.parameters()`` as the optimizer's own call has it, else all that the optimizer holds."""
+    """``model.parameters()`` as the optimizer's call has it, else all that the optimizer holds."""
     built = [c for c in optimizer_calls(recording, source, 0) if c.file is update.file]
     same = [c for c in built if c.variable == update.optimizer]
     text = same[0].file.code(same[0].parameters) if same and same[0].parameters else ""

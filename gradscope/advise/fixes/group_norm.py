@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-from gradscope.advise.fix import evidence_of
+from gradscope.advise.fix import lead
 from gradscope.advise.layers import Layer
 from gradscope.advise.normalising import SMALLEST_BATCH, Norm, is_convolution
 from gradscope.advise.source import Source
@@ -21,7 +22,16 @@ class GroupNorm(Norm):
 
     name = "group-norm"
     kind = "GroupNorm"
-    answers = {"GS101": 2, "GS102": 3, "GS301": 4, "GS302": 2, "GS404": 2}
+    answers: ClassVar[Mapping[str, int]] = {
+        "GS101": 2,
+        "GS101:saturated-loss": 0,
+        "GS102": 3,
+        "GS102:learning-rate": 4,
+        "GS301": 3,
+        "GS301:output": 0,
+        "GS302": 2,
+        "GS404": 2,
+    }
 
     def fits(self, layer: Layer, source: Source) -> bool:
         """A convolution with a known, small batch."""
@@ -38,6 +48,6 @@ class GroupNorm(Norm):
         if not self.targets(finding, source):
             return None
         return (
-            f"{evidence_of(finding) or finding.summary}: normalised channels keep the scale from "
+            f"{lead(finding)}: normalised channels keep the scale from "
             f"changing with depth, and a batch of {source.layers.batch} is too small for batch norm"
         )

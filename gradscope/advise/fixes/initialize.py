@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, cost_of, evidence_of, listed, shared_note
-from gradscope.advise.functional import call_behind
-from gradscope.advise.initialising import Scheme, plan
+from gradscope.advise.fix import Change, Edits, Remedy, cost_of, lead, listed, shared_note
+from gradscope.advise.functional import call_behind, seen_calls
+from gradscope.advise.initialising import plan
 from gradscope.advise.layers import Layer
 from gradscope.advise.measures import initial
 from gradscope.advise.placement import sites_of
 from gradscope.advise.source import Source
+from gradscope.advise.standing_init import Scheme
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.facts import Activation
 from gradscope.recording.reader import Recording
@@ -29,15 +31,17 @@ class Initialize(Remedy):
     """Kaiming before ReLU-like activations, Xavier before tanh, sigmoid or none; biases at 0."""
 
     name = "initialize"
-    answers = {
+    answers: ClassVar[Mapping[str, int]] = {
         "GS101": 2,
         "GS101:activation-slope": 4,
         "GS101:small-weights": 1,
         "GS101:saturated-loss": 0,
         "GS102": 1,
         "GS102:learning-rate": 5,
+        "GS102:through-time": 0,
         "GS301": 1,
         "GS301:learning-rate": 5,
+        "GS301:output": 2,
         "GS302": 3,
         "GS404": 1,
     }
@@ -51,7 +55,7 @@ class Initialize(Remedy):
         measured = _measured(recording, layers[0], scheme)
         if measured is None:
             return None
-        return f"{evidence_of(finding) or finding.summary}: {measured}"
+        return f"{lead(finding)}: {measured}"
 
     def change(self, finding: Finding, recording: Recording, source: Source) -> Change:
         """Change the lines that set the tensors now, or add some behind the construction."""
@@ -85,7 +89,7 @@ def _scheme(
     behind = source.layers.activation_of(layers[0])
     kind = behind.activation if behind is not None else None
     if behind is None:
-        function = call_behind(recording, source, layers[0])
+        function = call_behind(seen_calls(recording, source), source, layers[0])
         name = function.operation if function is not None else ""
         kind = {"sigmoid": Activation.SIGMOID, "tanh": Activation.TANH}.get(name)
         kind = Activation.RELU if kind is None and function is not None else kind
@@ -117,7 +121,9 @@ def _measured(recording: Recording, layer: Layer, scheme: Scheme) -> str | None:
     if wanted / OFF_BY <= found <= wanted * OFF_BY:
         return None
     if found == 0:
-        return f"all weights of {layer.shown} begin equal; {name} gives them a spread of {wanted:.2g}"
+        return (
+            f"all weights of {layer.shown} begin equal; {name} gives them a spread of {wanted:.2g}"
+        )
     ratio = found / wanted
     size = f"{ratio:.2g} times" if ratio > 1 else f"1/{1 / ratio:.2g} of"
     return (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-from gradscope.advise.fix import evidence_of
+from gradscope.advise.fix import lead
 from gradscope.advise.layers import Layer
 from gradscope.advise.normalising import SMALLEST_BATCH, Norm, is_convolution, prefers_layer_norm
 from gradscope.advise.source import Source
@@ -17,12 +18,14 @@ class LayerNorm(Norm):
 
     name = "layer-norm"
     kind = "LayerNorm"
-    answers = {
+    answers: ClassVar[Mapping[str, int]] = {
         "GS101": 2,
-        "GS101:small-weights": 2,
+        "GS101:saturated-loss": 0,
         "GS102": 3,
         "GS102:learning-rate": 4,
-        "GS301": 4,
+        "GS102:through-time": 0,
+        "GS301": 3,
+        "GS301:output": 0,
         "GS302": 2,
         "GS404": 2,
     }
@@ -48,6 +51,6 @@ class LayerNorm(Norm):
             else "the layer runs over sequences, where batch statistics mix positions"
         )
         return (
-            f"{evidence_of(finding) or finding.summary}: features of mean 0 and variance 1 stop "
+            f"{lead(finding)}: features of mean 0 and variance 1 stop "
             f"the scale from changing with depth; {why}"
         )

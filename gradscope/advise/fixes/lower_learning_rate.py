@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, evidence_of
+from gradscope.advise.fix import Change, Edits, Remedy, lead
 from gradscope.advise.loop import OptimizerCall, optimizer_calls, uses_own_loop
 from gradscope.advise.measures import USUAL_UPDATE, rate_factor, rounded, update_ratio
 from gradscope.advise.patch import Edit
@@ -17,11 +19,13 @@ class LowerLearningRate(Remedy):
     """Divide the optimizer's learning rate by a power of ten."""
 
     name = "lower-learning-rate"
-    answers = {
+    answers: ClassVar[Mapping[str, int]] = {
         "GS102": 4,
         "GS102:learning-rate": 1,
+        "GS102:through-time": 2,
         "GS301": 5,
         "GS301:learning-rate": 1,
+        "GS301:output": 0,
         "GS401": 1,
         "GS505": 3,
     }
@@ -29,15 +33,15 @@ class LowerLearningRate(Remedy):
     def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
         """A rate that the finding blames, or updates far above the usual size."""
         ratio = update_ratio(recording, finding)
-        blamed = finding.kind == "learning-rate" or finding.code == "GS401"
+        blamed = finding.kind in ("learning-rate", "through-time") or finding.code == "GS401"
         if not blamed and (ratio is None or ratio <= 10 * USUAL_UPDATE):
             return None
-        lead = evidence_of(finding) or finding.summary
+        measured = lead(finding)
         if ratio is None:
-            return f"{lead}: steps of this size threw the weights away"
+            return f"{measured}: steps of this size threw the weights away"
         return (
-            f"{lead}: each step changed a weight by {100 * ratio:.2g} % of its size (median of the "
-            f"first steps, worst weight); a step that trains changes it by about "
+            f"{measured}: each step changed a weight by {100 * ratio:.2g} % of its size (worst "
+            f"weight, median of the first steps); a step that trains changes it by about "
             f"{100 * USUAL_UPDATE:g} %"
         )
 

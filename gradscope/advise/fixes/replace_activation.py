@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gradscope.advise.fix import (
     RETRAIN,
@@ -11,12 +13,12 @@ from gradscope.advise.fix import (
     Edits,
     Remedy,
     cost_of,
-    evidence_of,
+    lead,
     listed,
     shared_note,
 )
-from gradscope.advise.functional import FunctionalCall, call_behind
-from gradscope.advise.initialising import Scheme, plan
+from gradscope.advise.functional import FunctionalCall, call_behind, seen_calls
+from gradscope.advise.initialising import plan
 from gradscope.advise.insertion import replaced
 from gradscope.advise.layers import ATTENTION, Layer
 from gradscope.advise.measures import LARGEST_SLOPE, mean_slope
@@ -24,6 +26,7 @@ from gradscope.advise.names import spelled
 from gradscope.advise.patch import Edit
 from gradscope.advise.placement import sites_of
 from gradscope.advise.source import Site, Source
+from gradscope.advise.standing_init import Scheme
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.facts import Activation
 from gradscope.recording.reader import Recording
@@ -45,40 +48,44 @@ _RELU = _Choice("ReLU", "relu")
 _GELU = _Choice("GELU", "gelu")
 # 0.1, not the default 0.01: a dead unit comes back ten times as fast
 _LEAKY = _Choice("LeakyReLU", "leaky_relu", "0.1")
+_NONE = _Choice("Identity", "")
 
 
 class ReplaceActivation(Remedy):
     """Exchange each activation that the finding names, as a module or as a function."""
 
     name = "replace-activation"
-    answers = {
+    answers: ClassVar[Mapping[str, int]] = {
         "GS101": 3,
         "GS101:activation-slope": 1,
         "GS101:saturated-loss": 0,
         "GS301": 2,
-        "GS301:learning-rate": 3,
+        "GS301:output": 1,
         "GS302": 1,
     }
 
     def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
         """An activation whose slope is lost where the finding looked."""
         modules, functions = _targets(finding, recording, source)
-        kinds = [x.activation for x in modules if x.activation is not None]
-        kinds += [_kind(f) for f in functions]
+        kinds = _kinds(modules, functions)
         choice = _choose(finding, source, kinds)
         if choice is None:
             return None
         slopes = [s for s in (mean_slope(recording, x) for x in modules) if s is not None]
-        old = modules[0].type if modules else functions[0].operation
+        old = modules[0].type if modules else functions[0].call.operation
+        if choice is _NONE:
+            return (
+                f"{lead(finding)}: behind the last layer {old} can only give what it lets through"
+            )
         if choice is _LEAKY:
             return (
-                f"{evidence_of(finding) or finding.summary}: a unit of {old} that is never active "
+                f"{lead(finding)}: a unit of {old} that is never active "
                 f"has slope 0 and cannot come back, one of LeakyReLU keeps a slope of 0.1"
             )
         most = LARGEST_SLOPE.get(kinds[0], 1.0)
         measured = f", measured mean {min(slopes):.2g}" if slopes else ""
         return (
-            f"{evidence_of(finding) or finding.summary}: the slope of {old} is at most {most:g}"
+            f"{lead(finding)}: the slope of {old} is at most {most:g}"
             f"{measured}, and each layer multiplies the gradient by it; {choice.module} passes it "
             f"on whole where it is active"
         )
@@ -86,8 +93,7 @@ class ReplaceActivation(Remedy):
     def change(self, finding: Finding, recording: Recording, source: Source) -> Change:
         """Exchange the activations; ReLU in a vanishing chain also gets its initial weights."""
         modules, functions = _targets(finding, recording, source)
-        kinds = [x.activation for x in modules if x.activation is not None]
-        choice = _choose(finding, source, kinds + [_kind(f) for f in functions])
+        choice = _choose(finding, source, _kinds(modules, functions))
         assert choice is not None
         sites = sites_of(source, modules)
         edits = Edits()
@@ -95,10 +101,10 @@ class ReplaceActivation(Remedy):
             for site in sites:
                 edits.add(site.file, _module_edits(site, choice))
             for function in functions:
-                edits.add(function.file, _function_edits(function, choice))
+                edits.add(function.call.file, _function_edits(function.call, choice))
         extra = ""
         if finding.code == "GS101" and choice is _RELU and edits:
-            # without it a deep ReLU chain of default weights still shrinks the signal by 0.4 a layer
+            # a ReLU chain of default weights still shrinks the signal to 0.4 of it a layer
             weights = plan(
                 source,
                 source.layers.weighted(finding),
@@ -107,30 +113,55 @@ class ReplaceActivation(Remedy):
             for file, more in weights.by_file.values():
                 edits.add(file, more)
             extra = " and initialise for it" if weights else ""
-        old = modules[0].type if modules else functions[0].operation
-        where = listed([x.name for x in modules] or [_owner(f, source) for f in functions])
+        old = modules[0].type if modules else functions[0].call.operation
+        behind = [layer.name for function in functions for layer in function.before]
+        where = f"in {listed(x.name for x in modules)}" if modules else f"behind {listed(behind)}"
+        also = sum(function.also for function in functions)
+        loop = f"the same call serves {also} layers that are not named here" if also else ""
         return Change(
-            title=f"replace {old} by {choice.module} in {where}{extra}",
+            title=f"replace {old} by {choice.module} {where}{extra}",
             applicability="may-change-results",
-            cost=cost_of(RETRAIN, shared_note(sites or [], [x.id for x in modules])),
+            cost=cost_of(RETRAIN, shared_note(sites or [], [x.id for x in modules]), loop),
             edits=edits,
-            snippet=f"# in place of {old} in {where.replace('`', '')}:\n"
+            snippet=f"# in place of {old} {where.replace('`', '')}:\n"
             f"nn.{choice.module}({choice.arguments})",
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Functional:
+    """A functional activation and the layers that the finding means before it."""
+
+    call: FunctionalCall
+    before: tuple[Layer, ...]
+    also: int
+    """Layers that run through the same call but are not named."""
+
+
 def _targets(
     finding: Finding, recording: Recording, source: Source
-) -> tuple[list[Layer], list[FunctionalCall]]:
+) -> tuple[list[Layer], list[_Functional]]:
+    if finding.kind == "output":
+        named = source.layers.named_in(finding)[:1]
+        return [layer for layer in named if layer.activation is not None], []
     modules = source.layers.activations(finding)
-    functions: dict[int, FunctionalCall] = {}
-    for layer in source.layers.weighted(finding):
-        if source.layers.activation_of(layer) is None:
-            call = call_behind(recording, source, layer)
-            if call is not None:
-                functions.setdefault(id(call.call), call)
     kept = [m for m in modules if m.activation in (*_FLAT_AT_ZERO, *_LOSES_SLOPE)]
-    return kept, [f for f in functions.values() if f.operation in _KINDS]
+    calls = [c for c in seen_calls(recording, source) if c.operation in _KINDS]
+    if not calls:
+        return kept, []
+    read: dict[int, tuple[FunctionalCall, list[Layer]]] = {}
+    for layer in source.layers.leaves:
+        if layer.weighted and source.layers.activation_of(layer) is None:
+            call = call_behind(calls, source, layer)
+            if call is not None:
+                read.setdefault(id(call.call), (call, []))[1].append(layer)
+    meant = {layer.id for layer in source.layers.weighted(finding)}
+    functions = []
+    for call, readers in read.values():
+        before = tuple(layer for layer in readers if layer.id in meant)
+        if before:
+            functions.append(_Functional(call, before, len(readers) - len(before)))
+    return kept, functions
 
 
 _KINDS = {
@@ -146,13 +177,16 @@ _KINDS = {
 }
 
 
-def _kind(call: FunctionalCall) -> Activation:
-    return _KINDS[call.operation]
+def _kinds(modules: list[Layer], functions: list[_Functional]) -> list[Activation]:
+    kinds = [layer.activation for layer in modules if layer.activation is not None]
+    return kinds + [_KINDS[function.call.operation] for function in functions]
 
 
 def _choose(finding: Finding, source: Source, kinds: list[Activation]) -> _Choice | None:
     if not kinds:
         return None
+    if finding.kind == "output":
+        return _NONE
     if all(kind in _LOSES_SLOPE for kind in kinds):
         return _GELU if source.layers.has_any(ATTENTION) else _RELU
     if all(kind in _FLAT_AT_ZERO for kind in kinds) and finding.code in ("GS301", "GS302"):
@@ -185,7 +219,8 @@ def _function_edits(function: FunctionalCall, choice: _Choice) -> list[Edit]:
         further = f", {choice.arguments}" if choice.arguments else ""
         return [*imports, Edit(start, start, f"{name}("), Edit(dot, end, f"{further})")]
     edits = [*imports, replaced(file, call.func, name)]
-    others = [*call.args[1:], *(keyword for keyword in call.keywords if keyword.arg != "input")]
+    others: list[ast.expr | ast.keyword] = [*call.args[1:]]
+    others += [keyword for keyword in call.keywords if keyword.arg != "input"]
     if others:
         first = min(file.start(other) for other in others)
         edits.append(Edit(first, end - 1, choice.arguments))
@@ -193,7 +228,3 @@ def _function_edits(function: FunctionalCall, choice: _Choice) -> list[Edit]:
         comma = "" if file.text[start : end - 1].rstrip().endswith(",") else ", "
         edits.append(Edit(end - 1, end - 1, f"{comma}{choice.arguments}"))
     return edits
-
-
-def _owner(function: FunctionalCall, source: Source) -> str:
-    return source.layers.by_id[function.owner].name

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from gradscope.advise.fix import (
     RETRAIN,
@@ -11,11 +12,11 @@ from gradscope.advise.fix import (
     Edits,
     Remedy,
     cost_of,
-    evidence_of,
+    lead,
     listed,
     shared_note,
 )
-from gradscope.advise.functional import call_behind
+from gradscope.advise.functional import call_behind, seen_calls
 from gradscope.advise.insertion import at_module_level_before, removed, wrapped
 from gradscope.advise.layers import Layer
 from gradscope.advise.names import spelled
@@ -33,7 +34,7 @@ class Residual(Remedy):
     """``x + layer(x)`` around each named layer, or block, whose output has its input's shape."""
 
     name = "residual"
-    answers = {
+    answers: ClassVar[Mapping[str, int]] = {
         "GS101": 3,
         "GS101:activation-slope": 3,
         "GS101:depth": 1,
@@ -47,7 +48,7 @@ class Residual(Remedy):
         if not targets:
             return None
         return (
-            f"{evidence_of(finding) or finding.summary}: around {listed(x.name for x in targets)} "
+            f"{lead(finding)}: around {listed(x.name for x in targets)} "
             f"the shapes fit, so with `x + layer(x)` the gradient reaches the layers before with "
             f"factor 1, whatever the layer's own slope and weights"
         )
@@ -96,6 +97,7 @@ def _keeps_shape(source: Source, layer: Layer) -> bool:
 
 def _edits(recording: Recording, source: Source, targets: Sequence[Layer]) -> Edits:
     edits = Edits()
+    calls = seen_calls(recording, source)
     done: set[int] = set()
     names: dict[str, str] = {}
     for layer in targets:
@@ -115,7 +117,7 @@ def _edits(recording: Recording, source: Source, targets: Sequence[Layer]) -> Ed
                 return Edits()
             edits.add(site.file, wrap)
             continue
-        call = call_behind(recording, source, layer)
+        call = call_behind(calls, source, layer)
         added = _around_call(call.file, call.call) if call is not None else None
         if call is None or added is None:
             return Edits()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.report.clean import one_line
 from gradscope.report.figures.depth import depth_figures
 from gradscope.report.figures.figure import Figure
 from gradscope.report.figures.gradient_map import gradient_map
@@ -16,7 +17,7 @@ from gradscope.report.view.layers import Layers
 def all_figures(diagnosis: Diagnosis, layers: Layers) -> tuple[Figure, ...]:
     """Every figure in the order of the page."""
     recording = diagnosis.recording
-    marked = frozenset(name for finding in diagnosis.findings for name in finding.modules)
+    marked = frozenset(one_line(name) for finding in diagnosis.findings for name in finding.modules)
     return (
         gradient_map(layers, marked),
         *depth_figures(recording, marked),

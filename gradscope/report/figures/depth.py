@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from gradscope.diagnose import windows
 from gradscope.diagnose.flow import DepthProfile, Layer, depth_profile
 from gradscope.recording.reader import Recording
+from gradscope.report.clean import one_line
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
@@ -25,6 +26,10 @@ from gradscope.report.numbers import decades, plural, times
 from gradscope.report.theme import colour
 from gradscope.report.view.numerals import number
 
+MARKED = 40
+"""Most layers whose points get markers of their own; more would hide the line."""
+LEAST = 2.0
+"""Least decades from end to end of the axis: the line of a healthy run must look upright."""
 _PROFILE_HELP = (
     "The gradient of the loss at each layer's output, the input on top. The solid line is the last "
     "window of the run with the band that holds eight tenths of its steps; the dashed line is the "
@@ -33,9 +38,9 @@ _PROFILE_HELP = (
     "gradient before it reaches the input; one that runs to the right grows it.",
 )
 _GAIN_HELP = (
-    "Backpropagation multiplies the gradient by one factor at each layer: its gain, the norm at the "
-    "layer's input over that at its output. Bars to the left shrink the gradient, bars to the right "
-    "grow it; their product over all layers is the profile beside it.",
+    "Backpropagation multiplies the gradient by one factor at each layer: its gain, the norm at "
+    "the layer's input over that at its output. Bars to the left shrink the gradient, bars to "
+    "the right grow it; their product over all layers is the profile beside it.",
     "Weights and activations are told apart, because they are mended differently: a weight by its "
     "initialisation or a norm, an activation by another one.",
 )
@@ -48,8 +53,9 @@ _KINDS = (
 
 def depth_figures(recording: Recording, marked: frozenset[str]) -> tuple[Figure, Figure]:
     """The profile and the gains; ``marked`` are the names that findings are about."""
-    last = depth_profile(recording)
-    if not last.layers or not last.steps:
+    seen = recording.has("activations") and len(recording.modules) > 0
+    last = depth_profile(recording) if seen else None
+    if last is None or not last.layers or not last.steps:
         missing = "Gradients inside the model were not recorded"
         return (
             Figure("depth", "How much arrives", f"{missing}, so there is no profile by depth."),
@@ -60,10 +66,10 @@ def depth_figures(recording: Recording, marked: frozenset[str]) -> tuple[Figure,
 
 
 def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) -> Figure:
-    names = [layer.module for layer in last.layers]
+    names = [_name(layer) for layer in last.layers]
     rows = list(range(len(names)))
     figure = blank(rows_height(len(names)) + 70)
-    early = {layer.module: layer.rms for layer in first.layers}
+    early = {_name(layer): layer.rms for layer in first.layers}
     before = _logs([early.get(name, math.nan) for name in names])
     middle = _logs([layer.rms for layer in last.layers])
     low = _logs([layer.rms_low for layer in last.layers])
@@ -81,7 +87,8 @@ def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) ->
     ):
         figure.add_trace(
             go.Scatter(
-                x=compact(values), y=rows, mode="lines+markers", name=name,
+                x=compact(values), y=rows, name=name,
+                mode="lines+markers" if len(names) <= MARKED else "lines",
                 line={"dash": dash, "color": colour(shade), "width": 2},
                 marker={"size": 6, "symbol": symbol, "color": colour(shade)},
                 text=[number(float(10**v)) for v in values],
@@ -91,7 +98,9 @@ def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) ->
     seen = np.concatenate([before, low, high])
     seen = seen[np.isfinite(seen)]
     if len(seen):
-        ends = float(seen.min()) - 0.15, float(seen.max()) + 0.15
+        middle_of, half = (seen.max() + seen.min()) / 2, (seen.max() - seen.min()) / 2 + 0.15
+        half = max(half, LEAST / 2)
+        ends = float(middle_of - half), float(middle_of + half)
         figure.update_xaxes(range=list(ends), **power_ticks(*ends, 6))
     figure.update_xaxes(title_text="RMS of the gradient at the layer's output")
     row_axis(figure, names, marked)
@@ -104,8 +113,8 @@ def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) ->
             ("layer", "first window", "last window", "10 % of steps below", "10 % of steps above"),
             tuple(
                 (
-                    layer.module or "the model",
-                    number(early.get(layer.module)),
+                    _name(layer),
+                    number(early.get(_name(layer))),
                     number(layer.rms),
                     number(layer.rms_low),
                     number(layer.rms_high),
@@ -124,7 +133,7 @@ def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) ->
 
 
 def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
-    names = [layer.module for layer in last.layers]
+    names = [_name(layer) for layer in last.layers]
     bars = [bar for row, layer in enumerate(last.layers) for bar in _bars(row, layer)]
     if not bars:
         return Figure(
@@ -146,7 +155,7 @@ def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
                     "color": colour(shade),
                     "line": {"width": 0},
                     "pattern": {"shape": pattern, "fgcolor": colour("surface"), "size": 5,
-                                "solidity": 0.25},
+                                "solidity": 0.25, "fillmode": "overlay"},
                 },
                 text=[f"×{number(gain)}" for _, _, gain, _ in own],
                 textposition="none",
@@ -154,7 +163,7 @@ def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
             )
         )  # fmt: skip
     logs = [math.log10(gain) for _, _, gain, _ in bars]
-    reach = max(0.5, *(abs(v) for v in logs)) * 1.1
+    reach = max(0.2, *(abs(v) for v in logs)) * 1.1
     ends = (-reach if min(logs) < 0 else -0.2 * reach, reach if max(logs) > 0 else 0.2 * reach)
     values = _gain_ticks(*ends)
     figure.update_layout(barmode="overlay", bargap=0.2)
@@ -173,7 +182,7 @@ def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
         table=NumberTable(
             ("layer", "kind", "gain", "gain up to the next layer"),
             tuple(
-                (layer.module or "the model", layer.kind, number(layer.gain), number(layer.between))
+                (_name(layer), layer.kind, number(layer.gain), number(layer.between))
                 for layer in last.layers
             ),
         ),
@@ -185,6 +194,10 @@ def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
         ),
         data={"layers": names, "layerAxis": "y"},
     )
+
+
+def _name(layer: Layer) -> str:
+    return one_line(layer.module) or "the model"
 
 
 def _bars(row: int, layer: Layer) -> list[tuple[str, float, float, bool]]:
@@ -200,9 +213,11 @@ def _bars(row: int, layer: Layer) -> list[tuple[str, float, float, bool]]:
 
 def _profile_reading(last: DepthProfile) -> str:
     if not math.isfinite(last.decades):
-        return "How much of the gradient reaches the input cannot be said: its layers have no gradient."
+        return (
+            "How much of the gradient reaches the input is not known: it was zero or not recorded."
+        )
     span = (
-        f"The gradient loses {decades(last.decades)} on its way from the output to the first weights"
+        f"The gradient loses {decades(last.decades)} from the output to the first weights"
         if last.decades >= 0.5
         else "The gradient reaches the first weights with what it has at the output"
     )
@@ -236,7 +251,9 @@ def _gain_reading(last: DepthProfile) -> str:
 
 
 def _gain_ticks(low: float, high: float) -> list[float]:
-    if high - low < 2.2:
+    if high - low < 0.7:
+        choices = [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.6, 2.0]
+    elif high - low < 2.2:
         choices = [0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 100.0]
     else:
         every = max(1, math.ceil((high - low) / 5))
@@ -249,5 +266,3 @@ def _logs(values: Sequence[float]) -> np.ndarray:
         logs = np.log10(np.asarray(values, np.float64))
     logs[~np.isfinite(logs)] = np.nan
     return logs
-
-

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import plotly.graph_objects as go
 
 from gradscope.report.escape import plot_text
+from gradscope.report.numbers import number
 from gradscope.report.theme import colour
 
 Axis = Literal["x", "y"]
@@ -36,8 +37,19 @@ class Swatch:
 
     colour: str
     label: str
-    shape: Literal["block", "line", "dash", "dot", "band"] = "block"
+    shape: Literal["block", "line", "dash", "dotted-line", "dot", "band", "sign"] = "block"
     glyph: str = ""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The colour scale of a heat map: what it measures, and labels at places from 0 to 1.
+
+    A label is a power of ten, given by its exponent, or a plain text.
+    """
+
+    title: str
+    marks: tuple[tuple[float, int | str], ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,7 @@ class Figure:
         table: the same numbers as text; None when nothing was recorded.
         plot: the figure; None when nothing was recorded, and ``reading`` says so.
         legend: entries of the legend.
+        scale: colour scale of a heat map.
         reduced: what was left out or merged for display, or "".
         data: what the page's script needs besides: ``layers`` and ``layerAxis``, ``steps`` and
             ``stepAxis``, and figure-specific values.
@@ -64,6 +77,7 @@ class Figure:
     table: NumberTable | None = None
     plot: go.Figure | None = None
     legend: tuple[Swatch, ...] = ()
+    scale: Scale | None = None
     reduced: str = ""
     data: dict[str, Any] = field(default_factory=dict)
 
@@ -109,16 +123,17 @@ def style_axes(figure: go.Figure) -> None:
     figure.update_yaxes(**look)
 
 
-def layer_ticks(names: list[str], height: int, marked: frozenset[str] = frozenset()) -> dict[str, Any]:
+def layer_ticks(
+    names: list[str], height: int, marked: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """Tick settings for an axis whose position ``i`` is layer ``i``.
 
-    Names in ``marked`` (those a finding is about) get a triangle before them and are never thinned.
+    Names in ``marked`` (those a finding is about) get a triangle before them.
     """
     every = max(1, -(-len(names) * ROW // max(height, 1)))
-    shown = [
-        i for i, name in enumerate(names)
-        if i % every == 0 or i == len(names) - 1
-    ]  # fmt: skip
+    last = len(names) - 1
+    # the last layer is always named, and so far from the label before it that the two do not meet
+    shown = [i for i in range(0, last, every) if last - i >= every] + ([last] if names else [])
     return {
         "tickmode": "array",
         "tickvals": shown,
@@ -148,7 +163,7 @@ def shortened(name: str, most: int) -> str:
     if len(name) <= most:
         return name
     head = (most - 1) // 2
-    return f"{name[:head]}…{name[len(name) - (most - 1 - head):]}"
+    return f"{name[:head]}…{name[len(name) - (most - 1 - head) :]}"
 
 
 def compact(values: npt.NDArray[Any], decimals: int = 2) -> list[Any]:
@@ -160,15 +175,32 @@ def compact(values: npt.NDArray[Any], decimals: int = 2) -> list[Any]:
 
 
 def power_ticks(low: float, high: float, most: int = 7) -> dict[str, Any]:
-    """Ticks for an axis of decimal logarithms, written as powers of ten."""
-    first, last = int(np.floor(low)), int(np.ceil(high))
-    every = max(1, -(-(last - first) // most))
-    values = list(range(first, last + 1, every))
+    """Ticks for an axis of decimal logarithms: powers of ten, and 2 and 5 on a short axis."""
+    if high - low < 2.2:
+        values = [
+            float(m * 10.0**p)
+            for p in range(int(np.floor(low)), int(np.ceil(high)) + 1)
+            for m in (1, 2, 5)
+            if low <= np.log10(m * 10.0**p) <= high
+        ]
+        return {
+            "tickmode": "array",
+            "tickvals": [float(np.log10(v)) for v in values],
+            "ticktext": [number(v) for v in values],
+        }
+    exponents = powers(low, high, most)
     return {
         "tickmode": "array",
-        "tickvals": values,
-        "ticktext": [f"10<sup>{v}</sup>".replace("-", "\u2212") for v in values],
+        "tickvals": exponents,
+        "ticktext": [f"10<sup>{p}</sup>".replace("-", "\u2212") for p in exponents],
     }
+
+
+def powers(low: float, high: float, most: int) -> list[int]:
+    """Whole numbers from ``low`` to ``high``, evenly apart, about ``most`` of them."""
+    first, last = int(np.ceil(low)), int(np.floor(high))
+    every = max(1, -(-(last - first) // most))
+    return list(range(-(-first // every) * every, last + 1, every))
 
 
 def nice_step_ticks(steps: npt.NDArray[np.int64], most: int = 6) -> tuple[list[int], list[str]]:

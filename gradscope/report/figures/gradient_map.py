@@ -12,12 +12,13 @@ import plotly.graph_objects as go
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
+    Scale,
     Swatch,
     blank,
     compact,
     layer_ticks,
     nice_step_ticks,
-    power_ticks,
+    powers,
 )
 from gradscope.report.numbers import plural
 from gradscope.report.theme import CIVIDIS, colour
@@ -26,6 +27,8 @@ from gradscope.report.view.numerals import ABSENT, number
 
 COLUMNS = 240
 """Most columns: a screen shows no more, and the page stays small."""
+LEAST = 3.0
+"""Least decades from end to end of the colours: a map of a healthy run must look even."""
 _STATES = (
     (Cell.FROZEN, "state-frozen", "frozen", "F"),
     (Cell.NONE, "state-none", "no gradient", "–"),
@@ -34,8 +37,8 @@ _STATES = (
 )
 _HELP = (
     "Each row is a layer, the input on top and the output at the bottom; each column is a sampled "
-    "training step. The colour is the root mean square of the gradient that the optimizer was about "
-    "to use, so a large layer does not look worse than a small one.",
+    "training step. The colour is the root mean square of the gradient that the optimizer was "
+    "about to use, so a large layer does not look worse than a small one.",
     "A healthy map is nearly one colour from top to bottom. A map that darkens towards the top "
     "vanishes; one that brightens towards the top explodes; a bright column is a spike.",
     "Click a cell to choose its layer and step in all figures below, or use the two fields.",
@@ -51,35 +54,22 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
     seen = middle[np.isfinite(middle)]
     names = layers.names
     inner = int(np.clip(20 * len(names), 160, 720))
-    figure = blank(inner + 110)
+    figure = blank(inner + 56)
     present = [state for state in _STATES if (cells == state[0]).any()]
     for cell, shade, label, _ in present:
         figure.add_trace(_flat(cells == cell, shade, label))
-    low, high = (float(seen.min()), float(largest[np.isfinite(largest)].max())) if len(seen) else (
-        -1.0, 0.0)  # fmt: skip
+    high = float(np.nanmax(largest)) if len(seen) else 0.0
+    low = min(float(seen.min()) if len(seen) else high, high - LEAST)
     figure.add_trace(
         go.Heatmap(
             z=compact(middle),
             zmin=low,
-            zmax=max(high, low + 1e-6),
+            zmax=high,
             colorscale=[list(stop) for stop in CIVIDIS],
             hoverongaps=False,
             hovertemplate="10^%{z:.2f}<extra></extra>",
             name="gradient",
-            colorbar={
-                "orientation": "h",
-                "x": 0,
-                "xanchor": "left",
-                "y": 1,
-                "yanchor": "bottom",
-                "ypad": 26,
-                "xpad": 0,
-                "len": 0.6,
-                "thickness": 10,
-                "outlinewidth": 0,
-                "title": {"text": "RMS of the gradient", "side": "top", "font": {"size": 12}},
-                **power_ticks(low, high, 5),
-            },
+            showscale=False,
         )
     )
     glyphs = [(r, c, sign) for cell, _, _, sign in present for r, c in _begins(cells == cell)]
@@ -97,7 +87,7 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
     starts = layers.steps[[first for first, _ in groups]]
     positions, labels = nice_step_ticks(starts)
     figure.update_layout(
-        margin={"l": 150, "r": 16, "t": 66, "b": 44},
+        margin={"l": 150, "r": 16, "t": 6, "b": 50},
         plot_bgcolor=colour("not-recorded"),
     )
     figure.update_xaxes(
@@ -117,6 +107,15 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
         legend=(
             *(Swatch(shade, label, glyph=sign) for _, shade, label, sign in present),
             *([Swatch("not-recorded", "not recorded")] if (cells == 0).any() else []),
+            *(
+                [Swatch("muted", "a finding is about this layer", "sign", "▲")]
+                if marked & set(names)
+                else []
+            ),
+        ),
+        scale=Scale(
+            "RMS of the gradient",
+            tuple(((p - low) / (high - low), p) for p in powers(low, high, 6)),
         ),
         reduced=_reduced(len(layers.steps), len(groups)),
         data={
@@ -124,7 +123,7 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
             "layerAxis": "y",
             "columns": [[int(layers.steps[a]), int(layers.steps[b - 1])] for a, b in groups],
             "cells": cells.tolist(),
-            "largest": compact(largest) if len(groups) < len(layers.steps) else None,
+            "excess": compact(largest - middle, 1) if len(groups) < len(layers.steps) else None,
             "marked": sorted(marked & set(names)),
         },
     )

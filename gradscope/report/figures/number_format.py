@@ -1,6 +1,8 @@
-"""Number format: the binary exponents of each layer's gradient against the limits of the formats."""
+"""Number format: the binary exponents of each layer's gradient against what formats hold."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import numpy as np
 import plotly.graph_objects as go
@@ -11,6 +13,7 @@ from gradscope.recording.reader import Recording
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
+    Scale,
     Swatch,
     blank,
     compact,
@@ -22,19 +25,20 @@ from gradscope.report.theme import CIVIDIS, colour
 from gradscope.report.view.layers import Layers
 from gradscope.report.view.numerals import percent
 
-_LIMITS = (
-    (-126, "float32, bfloat16: normal", "2<sup>\u2212126</sup>"),
-    (-24, "float16: smallest", "2<sup>\u221224</sup>"),
-    (-14, "float16: normal", "2<sup>\u221214</sup>"),
-    (16, "float16: largest", "2<sup>16</sup>"),
+_LIMITS: tuple[tuple[int, str, Literal["left", "right"]], ...] = (
+    (-126, "float32 min", "left"),
+    (-24, "float16 min", "right"),
+    (-14, "float16 full", "left"),
+    (16, "float16 max", "right"),
 )
+"""Edge, label, and the end of the label that stands at the line, so that neighbours do not meet."""
 _HELP = (
     "Each row is a layer; the colour says which share of its gradient's elements has that binary "
-    "exponent, over the last sampled steps. A number whose exponent lies left of a format's smallest "
-    "becomes zero in that format.",
+    "exponent, over the last sampled steps. A number whose exponent lies left of a format's "
+    "smallest becomes zero in that format.",
     "The lines are the limits of float16 (2^-24 smallest, 2^-14 smallest with full precision, 2^16 "
-    "largest) and of float32 and bfloat16 (2^-126). Left of a line means lost in that format, unless "
-    "a loss scale moves everything to the right.",
+    "largest) and of float32 and bfloat16 (2^-126). Left of a line means lost in that format, "
+    "unless a loss scale moves everything to the right.",
 )
 
 
@@ -62,7 +66,8 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
     zero_share = zeros[shown] / looked[shown]
     names = [layers.layers[row].name for row in shown]
     first, last = _span(share)
-    figure = blank(rows_height(len(names)) + 100)
+    top = max(float(100 * share.max()), 1.0)
+    figure = blank(rows_height(len(names)) + 80)
     figure.add_trace(
         go.Heatmap(
             x=list(range(first, last + 1)),
@@ -71,14 +76,10 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
             zmin=0,
             hoverongaps=False,
             hovertemplate="%{z:.1f} % of the elements<extra></extra>",
-            colorbar={
-                "orientation": "h", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom",
-                "ypad": 24, "xpad": 0, "len": 0.6, "thickness": 10, "outlinewidth": 0,
-                "ticksuffix": " %", "nticks": 5,
-                "title": {"text": "share of the elements", "side": "top", "font": {"size": 12}},
-            },
+            zmax=top,
+            showscale=False,
         )
-    )  # fmt: skip
+    )
     ticks = [edge for edge in EXPONENT_EDGES if edge % 8 == 0 or edge == -126]
     figure.update_xaxes(
         title_text="binary exponent of the element", tickmode="array", showgrid=False,
@@ -86,13 +87,17 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
         tickvals=[_position(edge) for edge in ticks],
         ticktext=[f"2<sup>{edge}</sup>".replace("-", "\u2212") for edge in ticks],
     )  # fmt: skip
-    for edge, _, _ in _LIMITS:
+    for edge, label, side in _LIMITS:
         if first <= _position(edge) <= last:
             figure.add_vline(
                 x=_position(edge), line={"color": colour("series-2"), "width": 2, "dash": "dash"}
             )
+            figure.add_annotation(
+                x=_position(edge), y=1, yref="paper", yanchor="bottom", xanchor=side, text=label,
+                showarrow=False, font={"size": 11, "color": colour("text")},
+            )  # fmt: skip
     row_axis(figure, names, marked)
-    figure.update_layout(margin={"l": 150, "r": 16, "t": 62, "b": 48})
+    figure.update_layout(margin={"l": 150, "r": 16, "t": 24, "b": 52})
     below = share[:, : EXPONENT_EDGES.index(-24) + 1].sum(axis=1)
     subnormal = share[:, : EXPONENT_EDGES.index(-14) + 1].sum(axis=1) - below
     return Figure(
@@ -111,8 +116,12 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
             ),
         ),
         plot=figure,
+        scale=Scale(
+            "share of a layer's elements",
+            tuple((at / top, f"{at:g} %") for at in _scale_marks(top)),
+        ),
         legend=(
-            Swatch("series-2", _legend(first, last), "dash"),
+            Swatch("series-2", "limits of a number format", "dash"),
             Swatch("surface", f"no element, of {plural(len(window), 'sampled step')}"),
         ),
         data={"layers": names, "layerAxis": "y"},
@@ -132,9 +141,10 @@ def _span(share: np.ndarray) -> tuple[int, int]:
     return max(0, low), min(EXPONENT_BINS - 1, high + 1)
 
 
-def _legend(first: int, last: int) -> str:
-    seen = [label for edge, label, _ in _LIMITS if first <= _position(edge) <= last]
-    return "limits from left to right: " + "; ".join(seen)
+def _scale_marks(top: float) -> list[float]:
+    """Round percentages up to ``top``, three to six of them."""
+    stride = next(s for s in (0.25, 0.5, 1, 2, 5, 10, 20, 25) if top / s <= 5)
+    return [stride * i for i in range(int(top / stride) + 1)]
 
 
 def _reading(names: list[str], below: np.ndarray, zeros: np.ndarray) -> str:

@@ -23,8 +23,8 @@ POINTS = 480
 """Most points of a line; a longer one keeps the smallest and the largest of each stretch."""
 _SEVERITY = {"critical": "●", "warning": "▲", "note": "◆"}
 _HELP = (
-    "All rows share the step axis. On top the loss, with what the best constant answer would cost as "
-    "a dashed line: a loss that stays there has learnt nothing from the input.",
+    "All rows share the step axis. On top the loss, with what the best constant answer would cost "
+    "as a dashed line: a loss that stays there has learnt nothing from the input.",
     "In the middle the norm of all gradients together: before clipping, and after it where the "
     "script clips. Where the two lines part, clipping was at work.",
     "Below, one bar for each finding from the first to the last step at which it was seen.",
@@ -49,18 +49,20 @@ def training_figure(recording: Recording, findings: tuple[Finding, ...]) -> Figu
         _norms(figure, recording, steps.astype(np.float64), norm)
     if findings:
         _timeline(figure, findings)
-    style_axes(figure)
-    end = float(max(recording.steps["step"].max(), 1))
-    start = float(recording.steps["step"].min())
-    figure.update_xaxes(
-        range=[start - 0.01 * (end - start), end + 0.01 * (end - start)], title_text="training step",
-        anchor=("y3" if findings else "y2" if has_norm else "y"), tickformat=",d",
-    )  # fmt: skip
     for axis, domain, title in zip(
         ("yaxis", "yaxis2", "yaxis3"), domains, ("loss", "gradient norm", None), strict=True
     ):
         if domain is not None:
             figure.update_layout({axis: {"domain": domain, "title": {"text": title}}})
+    style_axes(figure)
+    seen = np.concatenate([curve.steps, steps.astype(np.float64)])
+    start, end = float(seen.min()), max(float(seen.max()), float(seen.min()) + 1)
+    figure.update_xaxes(
+        range=[start - 0.01 * (end - start), end + 0.01 * (end - start)],
+        title_text="training step",
+        anchor="y3" if findings else "y2" if has_norm else "y",
+        tickformat=",d",
+    )
     figure.update_layout(margin={"l": 84, "r": 16, "t": 12, "b": 48}, barmode="overlay")
     return Figure(
         key="training",
@@ -102,7 +104,8 @@ def _loss(figure: go.Figure, curve: LossCurve) -> None:
             go.Scatter(
                 x=ends, y=[curve.baseline_as_loss] * 2, mode="lines", yaxis="y",
                 line={"dash": "dash", "color": colour("series-2"), "width": 1.5},
-                hovertemplate=f"{number(curve.baseline_as_loss)}<extra>best constant answer</extra>",
+                text=[number(curve.baseline_as_loss)] * 2,
+                hovertemplate="%{text}<extra>best constant answer</extra>",
             )
         )  # fmt: skip
     if bad.any() and len(finite):
@@ -214,7 +217,7 @@ def _legend(recording: Recording, curve: LossCurve, has_norm: bool) -> tuple[Swa
     if not recording.steps["clip_limit"].notna().any():
         entries = [Swatch("series-1", "loss; gradient norm" if has_norm else "loss", "line")]
     elif has_norm:
-        entries.append(Swatch("series-3", "norm after clipping", "dot"))
+        entries.append(Swatch("series-3", "norm after clipping", "dotted-line"))
     dashed = [
         text
         for text, there in (

@@ -11,6 +11,7 @@ from gradscope.diagnose import windows
 from gradscope.diagnose.unit_window import unit_windows
 from gradscope.recording.facts import Activation
 from gradscope.recording.reader import Recording
+from gradscope.report.clean import one_line
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
@@ -27,10 +28,10 @@ FLAT = 0.05
 """Mean slope, as a share of the activation's largest, below which a unit passes next to nothing
 back; the same limit at which the observer calls a unit active."""
 _HELP = (
-    "Each bar is all units (channels) of one activation over the last sampled steps. A dead unit was "
-    "never active in any batch: no gradient passes it, so it cannot come back by itself.",
-    "A flat unit passes less than 5 % of the gradient on average over batch and positions: saturated, "
-    "in a sigmoid or tanh. A live one passes more.",
+    "Each bar is all units (channels) of one activation over the last sampled steps. A dead unit "
+    "was never active in any batch: no gradient passes it, so it cannot come back by itself.",
+    "A flat unit passes less than 5 % of the gradient on average over batch and positions: "
+    "saturated, in a sigmoid or tanh. A live one passes more.",
 )
 _PARTS = (
     ("dead", "series-2", "x", "dead: never active"),
@@ -55,12 +56,25 @@ class _Units:
 
 
 def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
-    """Stacked shares for each activation, in call order."""
+    """Stacked shares of each activation with a dead or flat unit, in call order."""
     found = _states(recording)
     if not found:
         return Figure(
             "units", "Dead and flat units", "No activation's units were recorded in this run."
         )
+    table = NumberTable(
+        ("activation", "kind", "units", "dead", "flat", "mean slope", "batches"),
+        tuple(
+            (item.name, item.activation, f"{item.units:,}", f"{item.dead:,}", f"{item.flat:,}",
+             percent(item.slope), f"{item.batches:,}")
+            for item in found
+        ),
+    )  # fmt: skip
+    reading = _reading(found)
+    found = [item for item in found if item.dead or item.flat]
+    if not found:
+        # a page of full bars would say nothing that the sentence does not
+        return Figure("units", "Dead and flat units", reading, _HELP, table)
     names = [item.name for item in found]
     figure = blank(rows_height(len(names)) + 70)
     for part, shade, pattern, label in _PARTS:
@@ -78,7 +92,7 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
                     "color": colour(shade),
                     "line": {"width": 0},
                     "pattern": {"shape": pattern, "fgcolor": colour("surface"), "size": 6,
-                                "solidity": 0.25},
+                                "solidity": 0.25, "fillmode": "overlay"},
                 },
                 text=[f"{getattr(item, part):,} of {plural(item.units, 'unit')}" for item in found],
                 textposition="none",
@@ -87,22 +101,18 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
         )  # fmt: skip
     figure.update_layout(barmode="stack")
     figure.update_xaxes(
-        title_text="share of the units", range=[0, 1], tickformat=".0%", tickvals=[0, 0.25, 0.5, 0.75, 1]
+        title_text="share of the units",
+        range=[0, 1],
+        tickformat=".0%",
+        tickvals=[0, 0.25, 0.5, 0.75, 1],
     )
     row_axis(figure, names, marked)
     return Figure(
         key="units",
         title="Dead and flat units",
-        reading=_reading(found),
+        reading=reading,
         help=_HELP,
-        table=NumberTable(
-            ("activation", "kind", "units", "dead", "flat", "mean slope", "batches"),
-            tuple(
-                (item.name, item.activation, f"{item.units:,}", f"{item.dead:,}", f"{item.flat:,}",
-                 percent(item.slope), f"{item.batches:,}")
-                for item in found
-            ),
-        ),
+        table=table,
         plot=figure,
         legend=tuple(
             Swatch(shade, label, glyph={"x": "crossed", "/": "hatched"}.get(pattern, ""))
@@ -110,7 +120,7 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
             if any(getattr(item, part) for item in found)
         ),
         data={"layers": names, "layerAxis": "y"},
-    )  # fmt: skip
+    )
 
 
 def _states(recording: Recording) -> list[_Units]:
@@ -127,7 +137,7 @@ def _states(recording: Recording) -> list[_Units]:
         gone = known.dead if known else 0
         # NaN where slopes were not recorded: such a unit is not called flat
         flat = int((slopes.mean(axis=0) < FLAT).sum())
-        name = recording.module_names.get(int(module), "") or "the model"
+        name = one_line(recording.module_names.get(int(module), "")) or "the model"
         item = _Units(
             name=name,
             activation=Activation(int(kind)).name.lower(),
@@ -150,6 +160,6 @@ def _reading(found: list[_Units]) -> str:
     worst = max(found, key=lambda item: (item.dead + item.flat) / item.units)
     return (
         f"{dead:,} of {plural(units, 'unit')} are dead and {flat:,} flat; most in {worst.name}, "
-        f"where {percent((worst.dead + worst.flat) / worst.units)} of the units pass next to nothing "
-        f"back (mean slope {number(worst.slope)} of the largest)."
+        f"where {percent((worst.dead + worst.flat) / worst.units)} of the units pass next to "
+        f"nothing back (mean slope {number(worst.slope)} of the largest)."
     )

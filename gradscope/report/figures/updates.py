@@ -26,11 +26,11 @@ BAND = (1e-4, 1e-2)
 """A factor of ten around 1e-3, the size that Stanford's CS231n notes ("Neural Networks Part 3",
 section "Ratio of weights:updates") call usual. A rule of thumb; no rule judges by it."""
 _HELP = (
-    "The norm of what one optimizer step changed over the norm of the weights it changed, measured on "
-    "the real step: what a layer feels of its gradient once the optimizer has scaled it.",
-    "The dot is the median of the last sampled steps, the bar holds eight tenths of them. The shaded "
-    "band is a factor of ten around 1e-3, a rule of thumb (Stanford CS231n notes) and not a law: "
-    "fine-tuning lies left of it, the first steps of a run often lie right of it.",
+    "The norm of what one optimizer step changed over the norm of the weights it changed, measured "
+    "on the real step: what a layer feels of its gradient once the optimizer has scaled it.",
+    "The dot is the median of the last sampled steps, the bar holds eight tenths of them. The "
+    "shaded band is a factor of ten around 1e-3, a rule of thumb (Stanford CS231n notes) and not a "
+    "law: fine-tuning lies left of it, the first steps of a run often lie right of it.",
 )
 
 

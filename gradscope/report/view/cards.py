@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Evidence, Finding, Fix
-from gradscope.diagnose.rule import Rule
 from gradscope.report import summary
 from gradscope.report.clean import lines, one_line
 from gradscope.report.escape import anchor, scrub
@@ -38,7 +37,8 @@ _APPLICABILITY = {
     ),
     "idea": ("an idea", "no line to change was found; adapt it to your code"),
 }
-_ALSO_SHOWN = 4
+_ALSO_SHOWN = 8
+"""One more is shown, too: a fold for a single name would hide more than it saves."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +112,8 @@ class Card:
     layer_name: str
 
 
-def cards(
-    diagnosis: Diagnosis, layers: Layers, rules: Sequence[type[Rule]]
-) -> tuple[Card, ...]:
-    """One card a finding, in the diagnosis's order."""
-    pages = {rule.code: rule.page() for rule in rules}
+def cards(diagnosis: Diagnosis, layers: Layers, pages: Mapping[str, str]) -> tuple[Card, ...]:
+    """One card a finding, in the diagnosis's order; ``pages`` holds the rules' pages by code."""
     used: dict[str, int] = {}
     return tuple(
         _card(finding, diagnosis, layers, pages.get(finding.code, ""), used)
@@ -134,6 +131,7 @@ def _card(
         identity = f"{identity}:{used[identity]}"
     location = summary.where(finding)
     also = tuple(breakable(n or "the whole model") for n in (*finding.modules[1:], *finding.also))
+    shown = _ALSO_SHOWN if len(also) > _ALSO_SHOWN + 1 else len(also)
     return Card(
         id=identity,
         code=finding.code,
@@ -147,8 +145,8 @@ def _card(
         place=scrub(one_line(str(location))) if location else "",
         excerpt=excerpt(diagnosis.recording, finding),
         when=_when(finding, diagnosis),
-        also=also[:_ALSO_SHOWN],
-        also_more=also[_ALSO_SHOWN:],
+        also=also[:shown],
+        also_more=also[shown:],
         trend=trend(finding, diagnosis.recording, layers),
         evidence=tuple(_evidence(item) for item in finding.evidence),
         why=sentence(finding.why),
@@ -157,7 +155,7 @@ def _card(
         wrong_when=section(page, "When it is wrong"),
         silence=f'ignore = ["{finding.code}{":" if name else ""}{one_line(name)}"]',
         has_page=bool(page),
-        layer_name=name,
+        layer_name=one_line(name),
     )
 
 
@@ -191,7 +189,9 @@ def _fix(fix: Fix) -> FixView:
         meaning=meaning,
         trial=fix.trial.status,
         tried=sentence(summary.tried(fix)),
-        diff=tuple(DiffLine(_kind(line), line) for line in lines(diff.rstrip("\n"))) if diff else (),
+        diff=tuple(DiffLine(_kind(line), line) for line in lines(diff.rstrip("\n")))
+        if diff
+        else (),
         snippet=snippet,
         copy=diff or snippet,
         cost=sentence(fix.cost),

@@ -12,7 +12,7 @@ from markupsafe import Markup
 import gradscope
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.recording.reader import Recording
-from gradscope.report import summary
+from gradscope.report import numbers, summary
 from gradscope.report.clean import one_line
 from gradscope.report.escape import scrub
 from gradscope.report.numbers import plural
@@ -47,8 +47,8 @@ def strip(recording: Recording, facts: RunFacts) -> tuple[Fact, ...]:
     run = recording.run
     amp = run.get("amp")
     loss = (
-        f"{number(facts.loss_first)} → {number(facts.loss_last)}"
-        if facts.loss_first is not None
+        f"{numbers.number(facts.loss_first)} → {numbers.number(facts.loss_last)}"
+        if facts.loss_first is not None and facts.loss_last is not None
         else ""
     )
     entries = (
@@ -65,8 +65,7 @@ def strip(recording: Recording, facts: RunFacts) -> tuple[Fact, ...]:
         Fact("Number format", one_line(facts.dtype or ""), f"autocast {amp}" if amp else ""),
         Fact("Device", one_line(facts.device or ""), _ranks(run)),
         Fact("Seed", str(run["seed"]) if run.get("seed") is not None else ""),
-        Fact("Cost of watching", percent(facts.fraction), f"{seconds(facts.seconds_per_step)} a step"
-             if facts.seconds_per_step is not None else ""),
+        Fact("Cost of watching", percent(facts.fraction), _per_step(facts)),
     )  # fmt: skip
     return tuple(fact for fact in entries if fact.value and fact.value != "–")
 
@@ -76,7 +75,9 @@ def banners(diagnosis: Diagnosis, facts: RunFacts) -> tuple[Banner, ...]:
     recording = diagnosis.recording
     found: list[Banner] = []
     if diagnosis.failed:
-        found.append(Banner("warning", "The training stopped", (sentence(summary.stopped(diagnosis)),)))
+        found.append(
+            Banner("warning", "The training stopped", (sentence(summary.stopped(diagnosis)),))
+        )
     if facts.interrupted:
         text = sentence(facts.interrupted)
         found.append(Banner("warning", "The run ended early", (text,)))
@@ -93,7 +94,11 @@ def banners(diagnosis: Diagnosis, facts: RunFacts) -> tuple[Banner, ...]:
             )
         )
     if recording.assumptions:
-        found.append(Banner("note", "Assumed, because the file does not say", _sentences(recording.assumptions)))
+        found.append(
+            Banner(
+                "note", "Assumed, because the file does not say", _sentences(recording.assumptions)
+            )
+        )
     return tuple(found)
 
 
@@ -106,7 +111,9 @@ def versions(recording: Recording) -> tuple[Fact, ...]:
         Fact("Python", str(run.get("python") or "")),
         Fact("Started", _time(run.get("started"))),
         Fact("Finished", _time(run.get("finished"))),
-        Fact("Page made by", f"gradscope {gradscope.__version__}, Python {platform.python_version()}"),
+        Fact(
+            "Page made by", f"gradscope {gradscope.__version__}, Python {platform.python_version()}"
+        ),
     )
     return tuple(Fact(f.term, scrub(one_line(f.value))) for f in entries if f.value)
 
@@ -132,10 +139,14 @@ def _rates(facts: RunFacts) -> str:
     texts = list(dict.fromkeys(number(rate) for rate in rates))
     if not texts:
         return ""
-    return f"learning rate {texts[0]}" if len(texts) == 1 else f"learning rates {', '.join(texts[:3])}"
+    return (
+        f"learning rate {texts[0]}" if len(texts) == 1 else f"learning rates {', '.join(texts[:3])}"
+    )
 
 
 def _clipping(steps: pd.DataFrame) -> tuple[str, str]:
+    if steps.empty:
+        return "", ""
     limits = steps["clip_limit"].dropna()
     if limits.empty:
         return "none", ""
@@ -143,6 +154,11 @@ def _clipping(steps: pd.DataFrame) -> tuple[str, str]:
     bound = int((before > limits).sum())
     values = list(dict.fromkeys(number(float(v)) for v in limits))
     return f"norm ≤ {values[0]}", f"at work on {bound:,} of {plural(len(limits), 'step')}"
+
+
+def _per_step(facts: RunFacts) -> str:
+    known = facts.seconds_per_step is not None
+    return f"{seconds(facts.seconds_per_step)} a step" if known else ""
 
 
 def _ranks(run: dict[str, Any]) -> str:

@@ -66,8 +66,8 @@ def layer_rows(diagnosis: Diagnosis, layers: Layers, found: tuple[Card, ...]) ->
         zeros = sum(zero_counts.get(p, 0) for p in layer.parameters)
         rows.append(
             LayerRow(
-                name=one_line(layer.name),
-                type=one_line(layer.type),
+                name=layer.name,
+                type=layer.type,
                 place=scrub(one_line(layer.place)),
                 weights=NumberCell(f"{layer.count:,}", str(layer.count)),
                 gradient=_cell(float(finite[-1]) if len(finite) else math.nan),

@@ -15,6 +15,7 @@ import pandas as pd
 
 from gradscope.recording.facts import State
 from gradscope.recording.reader import Recording
+from gradscope.report.clean import one_line
 
 
 class Cell(IntEnum):
@@ -44,7 +45,8 @@ class Layer:
     """One row of the figures and of the layer table.
 
     Attributes:
-        name: the module's qualified name, or the parameter's where it belongs to no module.
+        name: the module's qualified name, or the parameter's where it belongs to no module, on one
+            line and with what cannot be shown escaped.
         type: the module's class, or "parameter".
         module: id of the module; -1: none.
         parameters: ids of its own parameters, the largest first.
@@ -83,7 +85,7 @@ class Layers:
 
     def row_of(self, name: str) -> int | None:
         """Row of the layer called ``name``, or of the layer that owns the parameter ``name``."""
-        names = self.names
+        names, name = self.names, one_line(name)
         if name in names:
             return names.index(name)
         owner = name.rpartition(".")[0]
@@ -125,8 +127,8 @@ def _in_forward_order(recording: Recording) -> tuple[Layer, ...]:
         order = np.inf if pd.isna(module["order"]) else float(module["order"])
         layer = Layer(
             # a parameter of the root itself has no path to show: the class names it
-            name=str(module["name"]) or str(module["type"]),
-            type=str(module["type"]),
+            name=one_line(str(module["name"]) or str(module["type"])),
+            type=one_line(str(module["type"])),
             module=int(owner),
             parameters=tuple(int(p) for p in group["parameter"]),
             count=int(group["count"].sum()),
@@ -139,7 +141,7 @@ def _in_forward_order(recording: Recording) -> tuple[Layer, ...]:
 def _lone(parameter: pd.Series) -> Layer:
     identity = int(parameter["parameter"])
     return Layer(
-        str(parameter["name"]), "parameter", -1, (identity,), int(parameter["count"]), ""
+        one_line(str(parameter["name"])), "parameter", -1, (identity,), int(parameter["count"]), ""
     )
 
 

@@ -10,6 +10,8 @@ from markupsafe import Markup, escape
 from gradscope.report.clean import one_line
 from gradscope.report.escape import scrub
 
+WHOLE = 24
+"""Characters up to which a name is kept on one line: a phone shows them."""
 _CODE = re.compile(r"`([^`]+)`")
 _HEADING = re.compile(r"^##\s+(.+?)\s*$", re.MULTILINE)
 # raw HTML stays text: rule pages may come from other packages
@@ -19,7 +21,8 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 def sentence(text: str) -> Markup:
     """``text`` with its first letter large and a full stop, backquoted names set as code."""
     shown = one_line(scrub(text)).rstrip(".")
-    shown = shown[:1].upper() + shown[1:]
+    # a name keeps its own letters
+    shown = shown if shown.startswith("`") else shown[:1].upper() + shown[1:]
     ending = "" if shown.endswith(("?", "!", ":", "…")) else "."
     return prose(shown + ending) if shown else Markup("")
 
@@ -34,8 +37,11 @@ def prose(text: str) -> Markup:
 
 
 def breakable(name: str) -> Markup:
-    """``name`` escaped, with places where a narrow screen may break it."""
-    return Markup(re.sub(r"([._/:])(?=[^\s])", r"\1<wbr>", str(escape(one_line(name)))))
+    """``name`` escaped; a long one with places where a narrow screen may break it."""
+    shown = one_line(name)
+    if len(shown) <= WHOLE:
+        return escape(shown)
+    return Markup("<wbr>").join(re.split(r"(?<=[._/:])(?=\S)", shown))
 
 
 def page(markdown: str, level: int = 3) -> Markup:

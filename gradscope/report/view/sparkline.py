@@ -63,9 +63,7 @@ def sparkline(
     for line in lines:
         for stretch in _stretches(*_thinned(x, line.y)):
             points = " ".join(f"{across(a)},{down(b)}" for a, b in stretch)
-            parts.append(
-                Markup('<polyline class="{}" points="{}"/>').format(line.style, points)
-            )
+            parts.append(Markup('<polyline class="{}" points="{}"/>').format(line.style, points))
     return Markup(
         '<svg class="spark" viewBox="0 0 {} {}" role="img" aria-label="{}" '
         'preserveAspectRatio="none">{}</svg>'

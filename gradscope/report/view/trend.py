@@ -11,7 +11,6 @@ from markupsafe import Markup
 from gradscope.diagnose.finding import Finding
 from gradscope.diagnose.learning import loss_curve
 from gradscope.recording.reader import Recording
-from gradscope.report.clean import one_line
 from gradscope.report.view.layers import Layers
 from gradscope.report.view.numerals import number
 from gradscope.report.view.sparkline import Line, sparkline
@@ -48,27 +47,32 @@ def trend(finding: Finding, recording: Recording, layers: Layers) -> Trend | Non
     )
     if row is None or not np.isfinite(layers.rms[row]).any():
         return _loss(finding, recording)
-    name = one_line(layers.names[row])
+    name = layers.names[row]
     lines = [Line(name, _logs(layers.rms[row]), "line")]
     other = ""
     if row != len(layers.layers) - 1 and np.isfinite(layers.rms[-1]).any():
-        last = one_line(layers.names[-1])
+        last = layers.names[-1]
         lines.insert(0, Line(last, _logs(layers.rms[-1]), "quiet"))
         other = f"{last}: {_ends(layers.rms[-1])}"
     caption = f"{name}: {_ends(layers.rms[row])}"
     label = f"RMS of the gradient by step, logarithmic. {caption}. {other}"
-    svg = sparkline(layers.steps.astype(np.float64), lines, label, _span(finding))
+    steps = layers.steps.astype(np.float64)
+    svg = sparkline(steps, lines, label, _span(finding, steps))
     return Trend(svg, f"Gradient RMS of {caption}", other) if svg else None
 
 
 def _loss(finding: Finding, recording: Recording) -> Trend | None:
     curve = loss_curve(recording)
     lines = [Line("loss", curve.loss, "line")]
-    svg = sparkline(curve.steps, lines, f"Loss by step: {_ends(curve.loss)}", _span(finding))
+    label = f"Loss by step: {_ends(curve.loss)}"
+    svg = sparkline(curve.steps, lines, label, _span(finding, curve.steps))
     return Trend(svg, f"Loss: {_ends(curve.loss)}") if svg else None
 
 
-def _span(finding: Finding) -> tuple[float, float]:
+def _span(finding: Finding, steps: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    """The stretch to shade; None where it would be the whole picture."""
+    if len(steps) and finding.first_step <= steps[0] and finding.last_step >= steps[-1]:
+        return None
     return float(finding.first_step), float(finding.last_step)
 
 

@@ -27,12 +27,13 @@ function loadLibrary() {
 // Figures name colours as the style sheet does; here they get the value of the theme in force.
 function coloured(value, style) {
   if (typeof value === "string") return value.replace(/var\((--[\w-]+)\)/g, (_, name) => style.getPropertyValue(name).trim());
-  if (Array.isArray(value)) return typeof value[0] === "number" || value[0] === null ? value : value.map((item) => coloured(item, style));
+  if (Array.isArray(value)) return typeof value[0] === "number" && typeof value[1] !== "string" || value[0] === null ? value : value.map((item) => coloured(item, style));
   if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, coloured(item, style)]));
   return value;
 }
 
-const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+// Plotly reads some HTML and TeX in texts; names must not be either.
+const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;").replace(/\$/g, "&#36;");
 
 function shortened(name, most) {
   if (name.length <= most) return name;
@@ -41,13 +42,12 @@ function shortened(name, most) {
 }
 
 // Room for layer names by the width that there is.
-function fitted(layout, data, width) {
+function fitted(layout, data, width, marked) {
   if (data.layerAxis !== "y") return layout;
   const narrow = width < 480;
   const longest = narrow ? 14 : 22;
-  const marked = new Set(data.marked || []);
   const shown = layout.yaxis.tickvals;
-  const names = shown.map((at) => shortened(data.layers[at] || "the model", longest));
+  const names = shown.map((at) => shortened(data.layers[at], longest));
   const text = shown.map((at, i) => (marked.has(data.layers[at]) ? "▲ " : "") + plain(names[i]));
   const widest = Math.max(...shown.map((at, i) => names[i].length + (marked.has(data.layers[at]) ? 2 : 0)));
   const left = Math.min(Math.round(widest * 7.0) + 16, narrow ? 124 : 184);
@@ -79,16 +79,16 @@ function marks(data, style) {
 }
 
 function hoverTexts(traces, data) {
-  const largest = state.metric === "largest" && data.largest;
+  const largest = state.metric === "largest" && data.excess;
   return traces.map((trace) => {
     if (trace.type !== "heatmap") return trace;
     const own = trace.name === "gradient";
-    const z = own && largest ? data.largest : trace.z;
+    const z = own && largest ? trace.z.map((row, r) => row.map((value, c) => (value === null ? null : value + data.excess[r][c]))) : trace.z;
     const text = z.map((row, r) => row.map((value, c) => {
       if (value === null) return "";
       const [first, last] = data.columns[c];
       const when = first === last ? `step ${first.toLocaleString("en")}` : `steps ${first.toLocaleString("en")} to ${last.toLocaleString("en")}`;
-      return `${plain(data.layers[r] || "the model")}<br>${when}: ${own ? sized(value) : trace.name}`;
+      return `${plain(data.layers[r])}<br>${when}: ${own ? sized(value) : trace.name}`;
     }));
     return { ...trace, z, text, hovertemplate: "%{text}<extra></extra>" };
   });
@@ -103,9 +103,10 @@ async function draw(box) {
   const Plotly = await loadLibrary();
   const { plot, data } = all[key];
   const style = getComputedStyle(document.documentElement);
-  const layout = fitted(coloured(plot.layout, style), data, box.clientWidth);
+  const layout = fitted(coloured(plot.layout, style), data, box.clientWidth, new Set(all.map?.data.marked));
   layout.shapes = [...(layout.shapes || []), ...marks(data, style)];
   layout.width = box.clientWidth;
+  layout.font = { ...layout.font, family: getComputedStyle(document.body).fontFamily };
   const traces = coloured(key === "map" ? hoverTexts(plot.data, data) : plot.data, style);
   const waiting = $(".waiting", box);
   if (waiting) waiting.remove();

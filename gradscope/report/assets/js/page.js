@@ -16,7 +16,7 @@ function showTheme() {
   const theme = themeNow();
   const name = theme[0].toUpperCase() + theme.slice(1);
   $("#theme-name").textContent = name;
-  $("#theme").setAttribute("aria-label", `Theme: ${theme === "auto" ? "as the system" : theme}`);
+  $("#theme").setAttribute("aria-label", `Theme: ${name}${theme === "auto" ? ", as the system" : ""}`);
 }
 
 function nextTheme() {

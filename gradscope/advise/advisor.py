@@ -1,0 +1,87 @@
+"""From a diagnosis to a diagnosis whose findings say what to change."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+from gradscope.advise.fix import Change, Remedy
+from gradscope.advise.fixes import FIXES
+from gradscope.advise.patch import apply_edits, unified_diff
+from gradscope.advise.source import Source
+from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.diagnose.finding import NOT_TRIED, Applicability, Finding, Fix
+from gradscope.recording.reader import Recording
+
+MOST = 4
+"""Fixes shown for one finding: the next best ones help nobody who tried four."""
+
+
+def advise(diagnosis: Diagnosis, fixes: Sequence[type[Remedy]] = FIXES) -> Diagnosis:
+    """Give each finding the fixes that fit it, the most direct first.
+
+    Args:
+        diagnosis: what was found; its recording holds the files' text as it was when the run began.
+        fixes: the fixes to choose from.
+
+    Returns:
+        The diagnosis with at most ``MOST`` fixes a finding, none tried yet. There is a diff only
+        where the recorded line was found and the changed file compiles.
+    """
+    source = Source(diagnosis.recording)
+    return diagnosis.with_findings(
+        tuple(
+            finding.with_fixes(_fixes(finding, diagnosis.recording, source, fixes))
+            for finding in diagnosis.findings
+        )
+    )
+
+
+def _fixes(
+    finding: Finding, recording: Recording, source: Source, fixes: Sequence[type[Remedy]]
+) -> tuple[Fix, ...]:
+    ranked = [(rank, kind) for kind in fixes if (rank := kind.rank(finding)) is not None]
+    ranked.sort(key=lambda pair: pair[0])
+    chosen: list[Fix] = []
+    for _, kind in ranked:
+        if len(chosen) == MOST:
+            break
+        remedy = kind()
+        reason = remedy.applies(finding, recording, source)
+        if reason is not None:
+            change = remedy.change(finding, recording, source)
+            chosen.append(_fix(remedy.name, reason, change))
+    return tuple(chosen)
+
+
+def _fix(name: str, reason: str, change: Change) -> Fix:
+    diff = _diff(change)
+    applicability: Applicability = change.applicability
+    if diff is None:
+        applicability = "placeholders" if change.snippet else "idea"
+    return Fix(
+        name=name,
+        title=change.title,
+        reason=reason,
+        diff=diff,
+        applicability=applicability,
+        snippet=change.snippet if diff is None else None,
+        cost=change.cost,
+        trial=NOT_TRIED,
+    )
+
+
+def _diff(change: Change) -> str | None:
+    """The diff over all files, None if it changes nothing or if a changed file does not compile."""
+    parts = []
+    for file, edits in change.edits.by_file.values():
+        try:
+            text = apply_edits(file.text, edits)
+            with warnings.catch_warnings():
+                # an invalid escape in the user's file is no news to gradscope's caller
+                warnings.simplefilter("ignore")
+                compile(text.removeprefix("\ufeff"), file.name, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError):
+            return None
+        parts.append(unified_diff(file.name, file.text, edits))
+    return "".join(parts) or None

@@ -1,0 +1,62 @@
+"""clamp: an operation's operand is kept inside the range in which it is finite."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from gradscope.advise.fix import Change, Edits, Remedy, lead
+from gradscope.advise.numerics import clamped, epsilon, operations, shown_at
+from gradscope.advise.source import Source
+from gradscope.diagnose.finding import Finding
+from gradscope.recording.reader import Recording
+
+_FROM_ZERO = ("log", "log2", "log10", "sqrt", "rsqrt")
+_UP_TO_ONE = ("acos", "asin", "atanh")
+_OVERFLOWS = ("exp", "cosh", "sinh")
+_TREATED = (*_FROM_ZERO, *_UP_TO_ONE, *_OVERFLOWS)
+
+
+class Clamp(Remedy):
+    """``log(p)`` becomes ``log(p.clamp(min=1e-8))``."""
+
+    name = "clamp"
+    answers: ClassVar[Mapping[str, int]] = {"GS201": 3}
+
+    def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
+        """The first non-finite value comes from an operation with a limited domain."""
+        origin = finding.origin
+        if origin is None or origin.operation not in _TREATED or origin.phase == "input":
+            return None
+        bounds = _bounds(origin.operation, recording)
+        measured = origin.reason or lead(finding)
+        return (
+            f"{measured}: `{origin.operation}` is finite on its whole input after clamp({bounds})"
+        )
+
+    def change(self, finding: Finding, recording: Recording, source: Source) -> Change:
+        """Clamp the operand on the recorded line."""
+        assert finding.origin is not None
+        bounds = _bounds(finding.origin.operation, recording)
+        edits = Edits()
+        for operation in operations(finding, source, _TREATED):
+            edits.add(operation.file, clamped(operation, bounds))
+        return Change(
+            title=f"clamp what {shown_at(finding)} reads to {bounds}",
+            applicability="may-change-results",
+            cost="where the bound is active the gradient is 0",
+            edits=edits,
+            snippet=f"torch.{finding.origin.operation}(x.clamp({bounds}))",
+        )
+
+
+def _bounds(operation: str, recording: Recording) -> str:
+    small = epsilon(recording)
+    if operation in _UP_TO_ONE:
+        # 1 - 1e-8 rounds to 1 in float32
+        near = "1e-3" if small == "1e-4" else "1e-6"
+        return f"min=-1 + {near}, max=1 - {near}"
+    if operation in _OVERFLOWS:
+        # exp(88.7) is the largest float32 and exp(11.09) the largest float16
+        return "max=11" if small == "1e-4" else "max=80"
+    return f"min={small}"

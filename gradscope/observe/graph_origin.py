@@ -1,0 +1,187 @@
+"""Origin of a non-finite loss from what its graph has saved: nothing is run again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from gradscope.observe.births import Origin, bad_samples, state_of
+from gradscope.observe.operations import node_operation
+from gradscope.observe.private import node_sequence_nr, saved
+from gradscope.observe.walk import Walk
+
+NODES_LIMIT = 20_000
+"""Nodes that are looked at, nearest to the loss first."""
+ELEMENTS_LIMIT = 50_000_000
+"""Elements up to which an operation is computed again to see its output."""
+_RESULTS = ("result", "result0", "output", "out")
+_INDEX_LIKE = frozenset({"condition", "mask", "index", "indices", "target", "other_mask"})
+_RANDOM = ("dropout", "rand", "normal", "bernoulli", "rrelu", "multinomial", "exponential")
+
+
+@dataclass
+class _Step:
+    """What is known about one node: None where nothing was saved that tells."""
+
+    node: Node
+    children: list[Node | None]
+    output_bad: bool | None = None
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    """By edge: the saved tensor that went in."""
+    others: list[Tensor] = field(default_factory=list)
+    """Saved inputs that came by no edge: constants."""
+    result: Tensor | None = None
+
+
+@torch.no_grad()
+def origin_in_graph(loss: Tensor | Sequence[Tensor], *, batch: int | None = None) -> Origin | None:
+    """First operation behind a non-finite loss whose output is not finite though its inputs are.
+
+    Call it at the entry of backward. It reads saved tensors and computes cheap operations again
+    from them; it leaves those alone that saved-tensor hooks have packed.
+
+    Args:
+        loss: the tensor or tensors that backward starts from.
+        batch: length of axis 0 of a batch, to tell samples.
+
+    Returns:
+        The origin, with the node's number, without a line; one without an operation where the
+        graph does not tell. None where every loss is finite.
+    """
+    tensors = [loss] if isinstance(loss, Tensor) else list(loss)
+    bad = [t for t in tensors if state_of(t)]
+    if not bad:
+        return None
+    roots = [t.grad_fn for t in bad if t.grad_fn is not None]
+    if not roots:
+        return Origin(None, None, None, None, (), "the loss has no graph")
+    steps = _read(roots)
+    for root in roots:
+        steps[root].output_bad = True
+    births = list(_births(roots, steps))
+    if births:
+        # made earliest: what was made later may follow from it
+        first = min(births, key=lambda step: node_sequence_nr(step.node))
+        operation = node_operation(first.node.name())
+        rows = () if first.result is None else bad_samples(first.result, batch)
+        kind = "not finite" if first.result is None else _kind(first.result)
+        known = all(child is None or i in first.inputs for i, child in enumerate(first.children))
+        doubt = "" if known else "; some of its inputs were not saved"
+        reason = f"the output of {operation} is {kind} and what it was given is finite{doubt}"
+        number = node_sequence_nr(first.node)
+        return Origin(operation, "forward", None, None, rows, reason, node=number)
+    return Origin(None, None, None, None, (), "the graph saved too little to tell")
+
+
+def _read(roots: list[Node]) -> dict[Node, _Step]:
+    steps: dict[Node, _Step] = {}
+    for node, edges in Walk(dict.fromkeys(roots), NODES_LIMIT):
+        step = steps[node] = _Step(node, [child for child, _ in edges])
+        _fill(step)
+    # what a node saved of its input is the output of the node before it
+    for step in steps.values():
+        for index, tensor in step.inputs.items():
+            child = step.children[index]
+            if child in steps and child is not None and steps[child].output_bad is None:
+                steps[child].output_bad = state_of(tensor) > 0
+                steps[child].result = tensor
+    return steps
+
+
+def _fill(step: _Step) -> None:
+    name = node_operation(step.node.name())
+    for attribute in _RESULTS:
+        result = saved(step.node, attribute)
+        if isinstance(result, Tensor) and result.is_floating_point():
+            step.result = result
+            break
+    schema = _schema(name, len(step.children))
+    if schema is None:
+        return
+    edge = 0
+    values: list[Any] = []
+    for argument in schema.arguments:
+        value = saved(step.node, argument.name)
+        values.append(value)
+        if not _differentiable(argument):
+            continue
+        if isinstance(value, Tensor) and value.is_floating_point():
+            if step.children[edge] is None:
+                step.others.append(value)
+            else:
+                step.inputs[edge] = value
+        edge += 1
+    if step.result is None:
+        step.result = _computed(name, schema, values)
+    if step.result is not None:
+        step.output_bad = state_of(step.result) > 0
+
+
+def _schema(name: str, edges: int) -> Any:
+    """Schema of the overload that has as many differentiable tensors as the node has edges."""
+    for spelt in (name, f"_{name}"):
+        packet = getattr(torch.ops.aten, spelt, None)
+        if packet is None:
+            continue
+        for overload in packet.overloads():
+            schema = getattr(packet, overload)._schema
+            if "out" in overload or schema.is_mutable:
+                continue
+            if sum(map(_differentiable, schema.arguments)) == edges:
+                return schema
+    return None
+
+
+def _differentiable(argument: Any) -> bool:
+    kind = str(argument.type).removeprefix("Optional[").removesuffix("]")
+    return kind == "Tensor" and argument.name not in _INDEX_LIKE
+
+
+def _computed(name: str, schema: Any, values: list[Any]) -> Tensor | None:
+    """The operation again, where all that it was given was saved."""
+    if any(word in name for word in _RANDOM):
+        return None
+    given = []
+    for argument, value in zip(schema.arguments, values, strict=True):
+        if value is None and not argument.has_default_value():
+            return None
+        given.append(argument.default_value if value is None else value)
+    tensors = [value for value in given if isinstance(value, Tensor)]
+    # without its parameters an operation with defaults is another one: only pointwise ones are safe
+    settings = [a for a in schema.arguments if a.has_default_value()]
+    if not tensors or settings or sum(t.numel() for t in tensors) > ELEMENTS_LIMIT:
+        return None
+    packet = getattr(torch.ops.aten, schema.name.rsplit("::", 1)[-1])
+    try:
+        result = packet(*given)
+    except RuntimeError:
+        return None
+    return result if isinstance(result, Tensor) else None
+
+
+def _births(roots: list[Node], steps: dict[Node, _Step]) -> Iterator[_Step]:
+    """Births that the roots go back to by ways on which nothing is known to be finite."""
+    stack, seen = list(roots), set(roots)
+    while stack:
+        step = steps[stack.pop()]
+        parents = [
+            child
+            for child in step.children
+            if child in steps and child is not None and steps[child].output_bad is not False
+        ]
+        bad_input = any(state_of(t) for t in (*step.inputs.values(), *step.others))
+        if step.output_bad and not bad_input and not any(steps[p].output_bad for p in parents):
+            yield step
+        for parent in parents:
+            if parent not in seen:
+                seen.add(parent)
+                stack.append(parent)
+
+
+def _kind(tensor: Tensor) -> str:
+    return {2: "NaN", 1: "Inf"}.get(state_of(tensor), "not finite")

@@ -1,0 +1,270 @@
+"""The page as a person meets it, in a real browser, offline."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Opener, chromium, opener, violations
+from playwright.sync_api import Browser, expect
+from sample import Shape, diagnosis, empty, healthy
+
+from gradscope.report.html import render
+
+pytestmark = pytest.mark.browser
+HOSTILE = (
+    "</script><img src=x onerror=alert(1)>",
+    '"><svg onload=alert(2)>',
+    "<b>bold</b>.{{ 7 * 7 }}",
+    "a" * 120,
+    "層.\u202eevil",
+    "$\\frac{1}{2}$",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
+    with opener(browser, tmp_path) as open_page:
+        yield open_page
+
+
+@pytest.fixture(scope="module")
+def sick() -> str:
+    return render(diagnosis())
+
+
+def test_all_figures_are_drawn_without_a_complaint_or_a_request(opened: Opener, sick: str) -> None:
+    view = opened(sick)
+    view.scroll_through()
+    page = view.page
+    for key in ("map", "depth", "gain", "training", "updates", "formats"):
+        assert page.locator(f"#{key} svg.main-svg").count() > 0, key
+    assert page.locator("#map .heatmaplayer image").count() >= 1
+    assert page.locator("#gain .barlayer path").count() > 12
+    assert page.locator("#training .scatterlayer path.js-line").count() >= 4
+    assert view.complaints == []
+    assert [url for url in view.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+def test_nothing_is_unpacked_before_a_figure_comes_into_view(opened: Opener, sick: str) -> None:
+    page = opened(sick).page
+    page.wait_for_timeout(400)
+    assert page.evaluate("typeof window.Plotly") == "undefined"
+    page.locator("#map .plot").scroll_into_view_if_needed()
+    page.wait_for_function("() => document.querySelector('#map .plot.drawn')")
+    assert page.evaluate("window.Plotly.version").startswith("4.")
+
+
+def test_a_click_on_the_map_chooses_layer_and_step_everywhere(opened: Opener, sick: str) -> None:
+    view = opened(sick)
+    view.scroll_through()
+    page = view.page
+    page.locator("#map .plot").scroll_into_view_if_needed()
+    area = page.locator("#map .nsewdrag").first.bounding_box()
+    assert area is not None
+    # row 4 of 13 is layers.8; a quarter of 200 steps is step 50
+    page.mouse.click(area["x"] + area["width"] * 0.2525, area["y"] + area["height"] * 4.5 / 13)
+    expect(page.locator("#pick-layer")).to_have_value("layers.8")
+    expect(page.locator("#pick-step")).to_have_value("50")
+    expect(page.locator("#picked")).to_contain_text("layers.8, step 50: gradient RMS")
+    assert "layer=layers.8" in page.url
+    assert "step=50" in page.url
+    expect(page.locator("tr.picked")).to_have_count(1)
+    expect(page.locator("tr.picked")).to_contain_text("layers.8")
+    for figure in ("map", "depth", "gain", "training", "updates", "formats"):
+        page.wait_for_function(
+            "key => document.querySelector(`#${key} .shapelayer path[style*='rgb(194, 24, 91)']`)",
+            arg=figure,
+        )
+    page.keyboard.press("Escape")
+    expect(page.locator("#pick-layer")).to_have_value("")
+    assert "layer=" not in page.url
+
+
+def test_what_was_chosen_is_read_aloud_with_its_value(opened: Opener) -> None:
+    view = opened(render(diagnosis(Shape(nan_from=120, frozen=(1,)))))
+    page = view.page
+    page.locator("#pick-layer").select_option("layers.0")
+    page.locator("#pick-step").fill("150")
+    page.locator("#pick-step").press("Enter")
+    expect(page.locator("#picked")).to_have_text("layers.0, step 150: NaN or Inf.")
+    page.locator("#pick-layer").select_option("layers.2")
+    expect(page.locator("#picked")).to_have_text("layers.2, step 150: frozen.")
+
+
+def test_hash_restores_layer_step_filter_sort_and_finding(opened: Opener, sick: str) -> None:
+    place = "#GS404:layers.4?layer=layers.4&step=30&filter=layers.1&sort=gradient.desc"
+    page = opened(sick, hash=place).page
+    expect(page.locator("#pick-layer")).to_have_value("layers.4")
+    expect(page.locator("#pick-step")).to_have_value("30")
+    expect(page.locator("#filter-text")).to_have_value("layers.1")
+    assert page.locator('[id="GS404:layers.4"]').get_attribute("open") is not None
+    shown = page.locator("#layer-table tbody tr:visible th > span").all_text_contents()
+    assert shown == ["layers.18", "layers.16", "layers.14", "layers.12", "layers.10"]
+    head = page.locator("#layer-table th[data-key=gradient]")
+    expect(head).to_have_attribute("aria-sort", "descending")
+
+
+def test_the_table_sorts_both_ways_and_filters(opened: Opener, sick: str) -> None:
+    page = opened(sick).page
+    names = page.locator("#layer-table tbody tr:visible th > span")
+    button = page.locator("#layer-table th[data-key=gradient] button")
+    button.click()
+    assert names.first.text_content() == "layers.0"
+    button.click()
+    assert names.first.text_content() == "head"
+    page.locator("#filter-text").fill("gs404")
+    expect(page.locator("#filter-count")).to_have_text("1 of 13")
+    assert names.all_text_contents() == ["layers.4"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_theme_follows_the_system_and_the_toggle(opened: Opener, sick: str, scheme: str) -> None:
+    view = opened(sick, color_scheme=scheme)
+    page = view.page
+    backdrop = "() => getComputedStyle(document.body).backgroundColor"
+    light, dark = "rgb(247, 248, 249)", "rgb(17, 20, 23)"
+    assert page.evaluate(backdrop) == (dark if scheme == "dark" else light)
+    page.keyboard.press("t")
+    assert page.evaluate(backdrop) == light
+    page.keyboard.press("t")
+    assert page.evaluate(backdrop) == dark
+    expect(page.locator("#theme")).to_have_attribute("aria-label", "Theme: Dark")
+    view.scroll_through()
+    font = page.locator("#map .xtick text").first.evaluate("e => getComputedStyle(e).fill")
+    assert font == "rgb(163, 173, 184)"
+    page.keyboard.press("t")
+    page.wait_for_function(
+        "colour => getComputedStyle(document.querySelector('#map .xtick text')).fill === colour",
+        arg="rgb(163, 173, 184)" if scheme == "dark" else "rgb(86, 96, 107)",
+    )
+
+
+def test_keys(opened: Opener, sick: str) -> None:
+    page = opened(sick).page
+    cards = page.locator(".card")
+    focused = "() => document.activeElement.closest('.card')?.id"
+    page.keyboard.press("j")
+    assert page.evaluate(focused) == "GS101:layers.0"
+    page.keyboard.press("j")
+    assert page.evaluate(focused) == "GS505"
+    assert cards.nth(1).get_attribute("open") is not None
+    page.keyboard.press("k")
+    assert page.evaluate(focused) == "GS101:layers.0"
+    page.keyboard.press("/")
+    expect(page.locator("#filter-text")).to_be_focused()
+    page.keyboard.type("jk?")
+    expect(page.locator("#filter-text")).to_have_value("jk?")
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    expect(page.locator("#keys-dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#keys-dialog")).to_be_hidden()
+    page.keyboard.press("e")
+    assert page.locator("main details:not([open])").count() == 0
+    page.keyboard.press("e")
+    assert page.locator("main details[open]").count() == 0
+
+
+def test_copy_gives_the_diff_and_a_link_to_the_finding(opened: Opener, sick: str) -> None:
+    view = opened(sick, permissions=["clipboard-read", "clipboard-write"])
+    page = view.page
+    page.locator(".diff .copy").first.click()
+    assert "+            layers.append(nn.ReLU())" in page.evaluate(
+        "navigator.clipboard.readText()"
+    )
+    page.locator("[data-link='GS101:layers.0']").click()
+    link = page.evaluate("navigator.clipboard.readText()")
+    assert link == f"{view.path.as_uri()}#GS101:layers.0"
+
+
+def test_reads_without_a_script(opened: Opener, sick: str) -> None:
+    view = opened(sick, java_script_enabled=False)
+    page = view.page
+    text = page.locator("body").inner_text()
+    assert "The gradient vanishes on its way to layers.0" in text
+    assert "vanishing-gradient" in text
+    assert "loss-not-decreasing" in text
+    assert "layers.append(nn.ReLU())" in text
+    expect(page.locator(".spark").first).to_be_visible()
+    assert page.locator("button:visible, input:visible, select:visible").count() == 0
+    expect(page.locator("#map .no-js-only")).to_be_visible()
+    page.locator("#map summary", has_text="The numbers").click()
+    expect(page.locator("#map tbody tr").first).to_be_visible()
+    expect(page.locator("#layer-table tbody tr").first).to_be_visible()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("make", [diagnosis, healthy, empty], ids=["sick", "healthy", "empty"])
+def test_nothing_is_wider_than_the_screen(opened: Opener, make: object, width: int) -> None:
+    view = opened(render(make()), width=width)  # type: ignore[operator]
+    view.scroll_through()
+    view.page.keyboard.press("e")
+    assert view.page.evaluate("document.documentElement.scrollWidth") <= width
+    assert view.complaints == []
+
+
+@pytest.mark.parametrize("width", [760, 901, 1210])
+def test_the_bar_fits_at_every_width(opened: Opener, sick: str, width: int) -> None:
+    page = opened(sick, width=width).page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_serious_fault_for_axe(opened: Opener, sick: str, scheme: str) -> None:
+    view = opened(sick, color_scheme=scheme)
+    view.scroll_through()
+    view.page.keyboard.press("e")
+    assert violations(view.page) == []
+
+
+def test_hostile_names_do_nothing_and_stay_readable(opened: Opener) -> None:
+    made = diagnosis(Shape(layers=len(HOSTILE), names=HOSTILE), model="<script>alert(3)</script>")
+    view = opened(render(made), width=400)
+    view.scroll_through()
+    page = view.page
+    page.keyboard.press("e")
+    page.locator("#pick-layer").select_option(HOSTILE[0])
+    expect(page.locator("#picked")).to_contain_text(HOSTILE[0])
+    page.locator("#map .plot").hover()
+    assert view.dialogs == []
+    assert view.complaints == []
+    assert page.locator("main img, main b b").count() == 0
+    assert page.locator("#layer-table tbody th > span").first.text_content() == HOSTILE[0]
+    assert "49" not in page.locator("#layer-table").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    data = json.loads(page.locator("#gradscope-data").text_content() or "")
+    assert data["findings"][0]["modules"] == [HOSTILE[0]]
+
+
+def test_paper_is_light_and_shows_what_was_folded(opened: Opener, sick: str) -> None:
+    view = opened(sick, color_scheme="dark")
+    view.scroll_through()
+    page = view.page
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.locator("main details:not([open])").count() == 0
+    expect(page.locator(".bar")).to_be_hidden()
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(26, 31, 36)"
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator("main details:not([open])").count() > 0
+
+
+def test_a_large_run_opens_and_shows_the_largest_of_each_column(opened: Opener) -> None:
+    view = opened(render(diagnosis(Shape(layers=99, steps=500, decades=0.08))))
+    view.scroll_through()
+    page = view.page
+    expect(page.locator("#map .reduced")).to_contain_text(re.compile("500 sampled steps .* 240"))
+    page.locator("#pick-metric").select_option("largest")
+    assert "metric=largest" in page.url
+    assert view.complaints == []

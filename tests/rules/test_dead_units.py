@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+from synthetic import TRIVIAL, Activation, Role, Synthetic, falling
+
+from gradscope.diagnose.rule import Findings, NotApplicable, Passed, Undecided
+from gradscope.rules.dead_units import DeadUnits
+
+rule = DeadUnits()
+UNITS = 20
+
+
+def check(made):
+    return rule.check(made.build(), DeadUnits.options)
+
+
+def only(outcome):
+    assert isinstance(outcome, Findings), outcome
+    (finding,) = outcome.findings
+    return finding
+
+
+def net(dead, *, steps=100, loss=TRIVIAL, since=0, **kwargs):
+    """Two layers; ``dead`` of the first activation's units are never active from ``since`` on."""
+    made = Synthetic(steps)
+    made.layer("0")
+    first = made.module("1", "ReLU", activation=Activation.RELU)
+    made.layer("2")
+    second = made.module("3", "ReLU", activation=Activation.RELU)
+    made.layer("4")
+    active = np.ones((steps, UNITS))
+    active[since:, :dead] = 0
+    made.units(first, active, **kwargs)
+    made.units(second, np.ones(UNITS), **kwargs)
+    made.loss(loss)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("dead", "severity"),
+    [(20, "critical"), (19, "warning"), (18, "warning"), (17, "note"), (10, "note"), (9, None)],
+)
+def test_severity_by_share(dead, severity):
+    outcome = check(net(dead))
+    if severity is None:
+        assert isinstance(outcome, Passed)
+        assert outcome.margin == pytest.approx(0.5 / (dead / UNITS))
+    else:
+        assert only(outcome).severity == severity
+
+
+def test_a_training_that_learns_is_quiet():
+    outcome = check(net(20, loss=falling()))
+    assert isinstance(outcome, Passed)
+    assert "but it trains" in outcome.measured
+
+
+def test_half_of_the_outputs_zero_is_no_dead_unit():
+    steps, made = 100, net(0)
+    rng = np.random.default_rng(0)
+    made._units.clear()
+    made._blob = b""
+    # each unit is active in one batch of two, as in any ReLU net, and all are alive
+    made.units(2, rng.random((steps, UNITS)) < 0.5)
+    assert isinstance(check(made), Passed)
+
+
+@pytest.mark.parametrize(("steps", "severity"), [(49, "note"), (50, "critical")])
+def test_notes_before_fifty_steps(steps, severity):
+    assert only(check(net(20, steps=steps))).severity == severity
+
+
+@pytest.mark.parametrize(
+    ("steps", "positions", "kind"),
+    [(20, 50, Findings), (20, 49, Undecided), (19, 1000, Undecided)],
+)
+def test_the_window_must_hold_20_batches_and_1000_positions(steps, positions, kind):
+    assert isinstance(check(net(20, steps=steps, positions=positions)), kind)
+
+
+def test_what_it_says():
+    finding = only(check(net(20)))
+    assert finding.kind == "initialization"
+    assert finding.modules == ("1",)
+    assert finding.parameters == ("0.weight",)
+    assert finding.also == ("0",)
+    assert finding.first_step == 0
+    assert finding.summary.startswith("20 of 20 units (100 %) of `1` are dead since the first step")
+
+
+def test_units_that_died_later_point_to_the_learning_rate():
+    finding = only(check(net(20, since=50)))
+    assert finding.kind == "learning-rate"
+    assert finding.first_step == 80
+
+
+def test_a_functional_activation_names_the_layer_before_it():
+    made = net(0)
+    made._units.clear()
+    made._blob = b""
+    made.units(3, np.zeros(UNITS), role=Role.INPUT)
+    finding = only(check(made))
+    assert finding.modules == ("0",)
+    assert finding.parameters == ("0.weight",)
+    assert "the activation before `2`" in finding.summary
+
+
+def test_a_dead_output():
+    made = Synthetic(100)
+    made.layer("0")
+    out = made.module("1", "ReLU", activation=Activation.RELU)
+    made.units(out, np.zeros(1))
+    made.loss(TRIVIAL)
+    assert only(check(made)).kind == "output"
+
+
+def test_the_first_dead_layer_is_the_cause_of_the_later_ones():
+    made = net(20)
+    made._units = [r for r in made._units if r["module"] != 4]
+    made.units(4, np.zeros(UNITS))
+    finding = only(check(made))
+    assert finding.modules == ("1",)
+    assert "3" in finding.also
+    assert "1 more layer suffer" in finding.summary
+
+
+def test_activations_that_cannot_die():
+    assert isinstance(check(net(20, kind=Activation.LEAKY)), NotApplicable)
+
+
+def test_gan_is_undecided():
+    made = net(20)
+    made.each_step(
+        optimizer=[i % 2 for i in range(100)], site=[f"gan.py:{i % 2 + 1}" for i in range(100)]
+    )
+    assert isinstance(check(made), Undecided)
