@@ -127,9 +127,11 @@ class Layers:
         """The module that holds ``layer``, None for a root or an unregistered holder."""
         if not layer.path:
             return None
-        path = layer.path.rpartition(".")[0]
-        same = (x for x in self.by_id.values() if x.root == layer.root and x.path == path)
-        return next(same, None)
+        return self._by_path.get((layer.root, layer.path.rpartition(".")[0]))
+
+    @cached_property
+    def _by_path(self) -> dict[tuple[int, str], Layer]:
+        return {(layer.root, layer.path): layer for layer in self.by_id.values()}
 
     def after(self, layer: Layer) -> Layer | None:
         """The leaf that is called next in the same model."""
@@ -140,18 +142,24 @@ class Layers:
         return self._neighbour(layer, -1)
 
     def _neighbour(self, layer: Layer, step: int) -> Layer | None:
-        if layer not in self.leaves:
+        position = self._positions.get(layer.id)
+        if position is None or not 0 <= position + step < len(self.leaves):
             return None
-        index = self.leaves.index(layer) + step
-        near = self.leaves[index] if 0 <= index < len(self.leaves) else None
-        return near if near is not None and near.root == layer.root else None
+        near = self.leaves[position + step]
+        return near if near.root == layer.root else None
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        return {layer.id: position for position, layer in enumerate(self.leaves)}
 
     def is_output(self, layer: Layer) -> bool:
         """Whether it is the last linear layer or convolution of its model, or comes after it."""
-        weighted = [x for x in self.leaves if x.weighted and x.root == layer.root]
-        if not weighted:
-            return False
-        return layer.order is None or layer.order >= (weighted[-1].order or 0)
+        last = self._last_weighted.get(layer.root)
+        return last is not None and (layer.order is None or layer.order >= last)
+
+    @cached_property
+    def _last_weighted(self) -> dict[int, int]:
+        return {x.root: x.order for x in self.leaves if x.weighted and x.order is not None}
 
     def weighted(self, finding: Finding) -> list[Layer]:
         """Linear layers and convolutions that the finding means, without the output layer.
@@ -200,13 +208,18 @@ class Layers:
 
     def size_per_sample(self, layer: Layer, role: Role) -> int | None:
         """Elements for each sample of its first input or output, None if it was not recorded."""
+        return self._sizes.get((layer.id, int(role)))
+
+    @cached_property
+    def _sizes(self) -> dict[tuple[int, int], int]:
         frame = self._recording.activations
-        rows = frame[(frame["module_id"] == layer.id) & (frame["role"] == int(role))]
-        rows = rows[(rows["position"] == 0) & (rows["batch"] > 0)]
-        if rows.empty:
-            return None
-        row = rows.iloc[0]
-        return int(row["count"]) // (int(row["batch"]) * max(int(row["calls"]), 1))
+        rows = frame[(frame["position"] == 0) & (frame["batch"] > 0)]
+        columns = ("module_id", "role", "count", "batch", "calls")
+        sizes: dict[tuple[int, int], int] = {}
+        for module, role, count, batch, calls in rows[list(columns)].to_numpy():
+            size = int(count) // (int(batch) * max(int(calls), 1))
+            sizes.setdefault((int(module), int(role)), size)
+        return sizes
 
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:

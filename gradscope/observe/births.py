@@ -72,7 +72,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class _Given:
-    """A non-finite input of an operation: 1 for Inf, 2 for NaN; a tensor, and its source if known."""
+    """A non-finite input: 1 for Inf, 2 for NaN; the tensor, or None for a scalar; its source."""
 
     state: int
     tensor: Tensor | None
@@ -105,11 +105,12 @@ def state_of(value: Any) -> int:
     return 2 if bool(torch.isnan(dense).any()) else 1
 
 
-def bad_samples(tensor: Tensor, batch: int | None) -> tuple[int, ...]:
+def bad_samples(tensor: Tensor, batch: int | None, *, nan_only: bool = False) -> tuple[int, ...]:
     """Indices along axis 0 that hold a NaN or Inf, where axis 0 is the batch; at most SAMPLES."""
     if batch is None or tensor.dim() == 0 or tensor.shape[0] != batch or not tensor.numel():
         return ()
-    bad = ~torch.isfinite(tensor.detach())
+    values = tensor.detach()
+    bad = torch.isnan(values) if nan_only else ~torch.isfinite(values)
     rows = bad.reshape(batch, -1).any(1).nonzero()[:SAMPLES, 0]
     return tuple(int(row) for row in rows)
 
@@ -310,7 +311,8 @@ class BirthWatch(TorchDispatchMode):
             phase,
             module,
             site or self._fallback,
-            bad_samples(output, self._batch),
+            # what a NaN was made of may have been infinities all over
+            bad_samples(output, self._batch, nan_only=of_inf and state == 2),
             how,
             node=number,
         )

@@ -120,6 +120,9 @@ def _fill(step: _Step) -> None:
         step.result = _computed(name, schema, values)
     if step.result is not None:
         step.output_bad = state_of(step.result) > 0
+    elif name == "div" and any(bool((t == 0).any()) for t in (*step.inputs.values(), *step.others)):
+        # the numerator was not saved, but only finite numbers over 0 are in question
+        step.output_bad = True
 
 
 def _schema(name: str, edges: int) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import weakref
 from collections import Counter
@@ -14,16 +13,13 @@ import torch
 from torch import Tensor, nn
 
 import gradscope
-from gradscope.observe.construction import built_at, source_text
+from gradscope.observe.construction import built_at, source_record
 from gradscope.observe.modules import tensors_in
 from gradscope.observe.naming import Place, Registry, Tree
 from gradscope.observe.tables import module_record, parameter_record
 from gradscope.recording.facts import SCHEMA_VERSION
 
 Record = dict[str, Any]
-
-SOURCE_LIMIT = 200_000
-"""Characters of a source file above which its text is not kept."""
 
 
 class Inventory:
@@ -57,7 +53,7 @@ class Inventory:
         self._tree = self._registry.walk()
         roots = {self.modules.get(root): label for root, label in zip(self._registry.roots, self._labels, strict=False)}  # fmt: skip
         modules = [
-            module_record(module, place, roots.get(place.root), built_at, step)
+            module_record(module, place, roots.get(place.root), self._built_at(module, place), step)
             | {"trained": self._trained(identity)}
             for identity, module in self.modules.living()
             if (place := self._tree.modules.get(identity)) is not None
@@ -73,16 +69,19 @@ class Inventory:
             self._source_records(modules),
         )
 
+    def _built_at(self, module: nn.Module, place: Place) -> Any:
+        root = next((r for r in self._registry.roots if self.modules.get(r) == place.root), None)
+        return built_at(module, root, place.path)
+
     def _source_records(self, modules: list[Record]) -> list[Record]:
         records = []
         for file in dict.fromkeys(module["file"] for module in modules if module["file"]):
             if file in self._sources:
                 continue
             self._sources.add(file)
-            text = source_text(file)
-            if text is not None and len(text) <= SOURCE_LIMIT:
-                digest = hashlib.sha256(text.encode()).hexdigest()
-                records.append({"file": file, "sha256": digest, "text": text})
+            record = source_record(file)
+            if record is not None:
+                records.append(record)
         return records
 
     def changed(self, key: str, records: Iterable[Record]) -> list[Record]:

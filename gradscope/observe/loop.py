@@ -75,7 +75,7 @@ class LoopListener:
             writer.records("losses", self._look.losses(tensors, value, site, step))
             writer.records("examined", self._look.graph(tensors, step))
         if value is not None:
-            find = functools.partial(self._origin.in_graph, tensors, site)
+            find = functools.partial(self._origin.of_loss, tensors, site)
             self._recorder.loss(value, find)
 
     @guarded

@@ -94,7 +94,9 @@ def _spreads(kept: Sequence[Row], numbers: npt.NDArray[np.float64]) -> npt.NDArr
     variance = np.bincount(owner, weights=read[:, 0], minlength=len(kept))
     square = np.bincount(owner, weights=read[:, 1], minlength=len(kept))
     known = np.isfinite(square) & (square > 0)
-    return np.sqrt(np.divide(variance, square, out=np.full(len(kept), np.nan), where=known))
+    spread = np.full(len(kept), np.nan)
+    spread[known] = np.sqrt(variance[known] / square[known])
+    return spread
 
 
 def units(step: int, found: Mapping[tuple[int, int], list[UnitReading]]) -> tuple[Rows, bytes]:

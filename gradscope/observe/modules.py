@@ -33,6 +33,8 @@ Rows = npt.NDArray[np.void]
 ROOT_CALLS = 4
 """Forwards of one root that are read in one step: more are evaluation or accumulation, and a mean
 over four says the same."""
+BEGINS = object()
+"""In place of an output: the forward begins."""
 SPREAD_FEATURES = 4_096
 """Features looked at for the spread over samples."""
 
@@ -95,15 +97,15 @@ class ModuleWatch:
         self,
         ids: IdMap,
         guard: Callable[[Callable[..., None]], Callable[..., None]],
-        on_root: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], bool], None],
+        on_root: Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None],
     ) -> None:
         """Make one.
 
         Args:
             ids: ids of modules.
             guard: wraps a callback so that its failure never reaches the user's code.
-            on_root: called with a root, its arguments and True when its outermost forward begins
-                (False when it ends), on every step.
+            on_root: called with a root, its arguments and BEGINS when its outermost forward begins
+                (with its output when it ends), on every step.
         """
         self._ids = ids
         self._guard = guard
@@ -197,7 +199,7 @@ class ModuleWatch:
         if root:
             self._depth += 1
             if self._depth == 1:
-                self._on_root(module, args, kwargs, True)
+                self._on_root(module, args, kwargs, BEGINS)
         if self._skip():
             return
         identity = self._ids.get(module)
@@ -234,7 +236,7 @@ class ModuleWatch:
         if root:
             self._depth -= 1
             if self._depth == 0:
-                self._on_root(module, args, kwargs, False)
+                self._on_root(module, args, kwargs, output)
         identity = self._ids.get(module)
         if identity is None or not self.stack or identity not in self.stack:
             return

@@ -140,9 +140,10 @@ class Registry:
 def unwrap(module: nn.Module) -> nn.Module:
     """The user's module inside wrappers of parallel training and compilation."""
     while True:
-        if (type(module).__name__ in _PARALLEL and isinstance(
-            inner := getattr(module, "module", None), nn.Module
-        )) or isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
+        if (
+            type(module).__name__ in _PARALLEL
+            and isinstance(inner := getattr(module, "module", None), nn.Module)
+        ) or isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
             module = inner
         else:
             return module
@@ -182,7 +183,9 @@ def _unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
         else:
             continue
         for key, thing in items:
-            if isinstance(thing, nn.Module) or (isinstance(thing, Tensor) and thing.is_leaf and thing.requires_grad):
+            if isinstance(thing, nn.Module) or (
+                isinstance(thing, Tensor) and thing.is_leaf and thing.requires_grad
+            ):
                 yield f"{name}.{key}", thing
 
 

@@ -17,7 +17,7 @@ from gradscope.observe.guard import Guard
 from gradscope.observe.inventory import Inventory
 from gradscope.observe.look import EarlyLook
 from gradscope.observe.loop import LoopListener
-from gradscope.observe.modules import ModuleWatch
+from gradscope.observe.modules import BEGINS, ModuleWatch
 from gradscope.observe.origin import OriginSearch
 from gradscope.observe.recorder import Recorder
 from gradscope.recording.writer import Writer
@@ -79,7 +79,7 @@ class Observer:
         self._inventory = Inventory(models, labels)
         self._modules = ModuleWatch(self._inventory.modules, self._guard.wrap, self._root_called)
         self._look = EarlyLook(self._inventory, self._modules, first_step + examine_steps)
-        self._origin = OriginSearch(self._inventory, self._modules, enabled=nonfinite != "off")
+        self._origin = OriginSearch(self._inventory, self._guard, enabled=nonfinite != "off")
         self._recorder = Recorder(
             writer=writer,
             guard=self._guard,
@@ -164,8 +164,14 @@ class Observer:
         return list(dict.fromkeys([*self._limits, *self._inventory.limits, *failure]))
 
     @contextlib.contextmanager
-    def examining(self) -> Iterator[None]:
-        """A region of the user's loop, the loss included, whose operations are looked at early on."""
+    def examining(self, step_fn: Callable[[], Any]) -> Iterator[None]:
+        """A region of the loop around forward and loss whose operations are looked at early on.
+
+        Args:
+            step_fn: runs this very forward, loss and backward once more; called only in the search
+                for the origin of a NaN or Inf, before the parameters are updated.
+        """
+        self._guard.call(self._origin.keep_step, step_fn)
         self._guard.call(self._look.enter)
         try:
             yield
@@ -196,12 +202,14 @@ class Observer:
         self._inventory.modules_compiled()
 
     def _root_called(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], begins: bool
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> None:
         if private.current_graph_task_id() != -1:
             return  # a checkpointed block runs again
-        if not begins:
+        if output is not BEGINS:
             self._look.exit()
+            if torch.is_grad_enabled():
+                self._origin.keep_output(module, output)
             return
         if not torch.is_grad_enabled():
             return

@@ -183,7 +183,7 @@ def _backward(original: Callable[..., Any]) -> Callable[..., Any]:
         if depth:
             return original(*args, **kwargs)
         tensors = args[0] if args else kwargs.get("tensors")
-        _tell("backward_begin", (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors))
+        _tell("backward_begin", (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors or ()))
         _depth.backward = depth + 1
         try:
             return original(*args, **kwargs)

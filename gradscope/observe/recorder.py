@@ -120,7 +120,7 @@ class Recorder:
             return
         self._alarmed = True
         first = int(rows["parameter"][rows["nonfinite"] != 0][0])
-        origin = self._origin.replay() if self._wire.first("gradient-nonfinite") else None
+        origin = self._origin.of_gradient() if self._wire.first("gradient-nonfinite") else None
         self.alarm("gradient-nonfinite", math.nan, parameter=first, origin=origin)
 
     # ------------------------------------------------------------------ alarms

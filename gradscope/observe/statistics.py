@@ -74,7 +74,7 @@ def moments(tensors: Sequence[Tensor], *, exponents: bool) -> Moments:
     histogram = _histogram(samples, looked_at, full=exponents)
     numbers, bins = exact.cpu().numpy(), histogram.cpu().numpy()
     sum_sq, max_abs = numbers[:, 1] ** 2, numbers[:, 2]
-    for i in np.flatnonzero(~np.isfinite(sum_sq) & np.isfinite(max_abs)):
+    for i in np.flatnonzero(~np.isfinite(sum_sq) & np.isfinite(max_abs)).tolist():
         # the norm overflowed in its own precision although every element is finite
         sum_sq[i] = float(tensors[i].double().square().sum())
     return Moments(

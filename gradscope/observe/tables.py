@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from gradscope.observe.naming import Place
 from gradscope.observe.samples import plain
 from gradscope.observe.slopes import module_kind
 
-BuiltAt = Callable[[nn.Module], tuple[str, int, str] | None]
+Site = tuple[str, int, str] | None
 
 _SETTINGS = (
     "in_features", "out_features", "in_channels", "out_channels", "kernel_size", "stride",
@@ -25,11 +25,10 @@ _SETTINGS = (
 
 
 def module_record(
-    module: nn.Module, place: Place, label: str | None, built_at: BuiltAt, step: int
+    module: nn.Module, place: Place, label: str | None, site: Site, step: int
 ) -> dict[str, Any]:
     """The record of one module without what only a forward shows (order, calls)."""
     kind = module_kind(module)
-    site = built_at(module)
     settings = {
         name: value
         for name in _SETTINGS

@@ -155,12 +155,12 @@ class Thinner:
         # the rename is the moment of truth; before it the sources count, after it the new file
         self._part.replace(self._folder / name.file)
         self._part = None
-        for source in sources:
-            if source.name != name:
-                (self._folder / source.name.file).unlink()
         last = sources[-1]
         # segments have only been added behind the span meanwhile
         self._segments[span] = [Finished(name, size, last.last_step, last.ordinals, plan.strides)]
+        for source in sources:
+            if source.name != name:
+                (self._folder / source.name.file).unlink()
 
     def _kept(self, path: Path, plan: Plan) -> Generator[tuple[bytes, int], None, None]:
         """What is kept of each group of a file, b"" if nothing, and what the look cost."""

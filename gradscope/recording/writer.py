@@ -69,6 +69,7 @@ class Writer:
         self._pid = os.getpid()
         self._forked_from: int | None = None
         self._closed = False
+        self._committing = False
         # reentrant, because a signal handler may record while its thread is inside a call
         self._lock = threading.RLock()
         self._pending: list[bytes] = []
@@ -112,11 +113,17 @@ class Writer:
 
     def close(self) -> None:
         """Commit, finish the shard and take the alive marker away; further calls do nothing."""
-        if self._shard is not None and os.getpid() == self._pid:
-            self.set("finished", _now())
-            self.commit()
-            self._release(complete=self.failed is None)
-        self._closed = True
+        if os.getpid() != self._pid:
+            self._closed = True
+            return
+        with self._lock:
+            if self._committing:
+                return  # called by a signal handler: the commit below it needs the files
+            if self._shard is not None:
+                self.set("finished", _now())
+                self.commit()
+                self._release(complete=self.failed is None)
+            self._closed = True
 
     # ------------------------------------------------------------------ adding
 
@@ -153,9 +160,17 @@ class Writer:
             self._pending.append(block)
 
     def _commit(self) -> None:
+        if self._committing:
+            return  # called by a signal handler: the commit below it takes along what is new
+        self._committing = True
+        try:
+            while self._pending:
+                self._write()
+        finally:
+            self._committing = False
+
+    def _write(self) -> None:
         blocks, self._pending = self._pending, []
-        if not blocks:
-            return
         if self._shard is None:
             name = shards.shard_name(self._rank, forked=self._pid)
             self._shard = OpenShard(self.folder, name, self._policy, self._forked_from)
@@ -186,6 +201,7 @@ class Writer:
     def _become_child(self) -> None:
         # the parent's lock may be held for ever here, and its work is the parent's
         self._lock = threading.RLock()
+        self._committing = False
         self._pending, self._facts = [], {}
         self._course = Course(self._policy)
         inherited, self._shard = self._shard, None

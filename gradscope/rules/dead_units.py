@@ -154,10 +154,10 @@ def _is_last(recording: Recording, window: UnitWindow) -> bool:
 
 def _summary(cause: UnitWindow, kind: str, dead: list[UnitWindow]) -> str:
     share = f"{cause.dead} of {cause.units} units ({percent(cause.dead_share)}) {_at(cause)}"
-    since = "since the first step" if cause.since_start else "since later in the training"
-    more = f"; {count(len(dead) - 1, 'more layer')} suffer too" if len(dead) > 1 else ""
+    since = "were dead at the first step and still are" if cause.since_start else "died in training"
+    more = f"; so are most of {count(len(dead) - 1, 'further layer')}" if len(dead) > 1 else ""
     last = ", and it is the output" if kind == "output" else ""
-    return f"{share} are dead {since}: never active in {cause.batches} batches{last}{more}."
+    return f"{share} {since}: never active in {cause.batches} batches{last}{more}."
 
 
 def _at(cause: UnitWindow) -> str:

@@ -18,6 +18,8 @@ from gradscope.running.optimizers import needs_closure
 
 Progress = Callable[[int, float], None]
 """Told after each step: its number from 0 and its loss."""
+Examining = Callable[[Callable[[], Any]], AbstractContextManager[None]]
+"""Entered around each forward pass and loss; its argument runs them and backward once more."""
 _END = object()
 
 
@@ -27,7 +29,7 @@ def train(
     steps: int,
     seconds: float,
     progress: Progress | None = None,
-    examining: Callable[[], AbstractContextManager[None]] = nullcontext,
+    examining: Examining = lambda _again: nullcontext(),
 ) -> str | None:
     """Run the workload's loop: batch, zero_grad, loss, backward, step.
 
@@ -36,7 +38,7 @@ def train(
         steps: most steps.
         seconds: no step begins after so many seconds.
         progress: see ``Progress``.
-        examining: entered around each forward pass and loss.
+        examining: see ``Examining``.
 
     Returns:
         Why it ended before its last step ("interrupted at step 17"), or None.
@@ -67,15 +69,20 @@ def _step(
     workload: Workload,
     batch: Any,
     step: int,
-    examining: Callable[[], AbstractContextManager[None]],
+    examining: Examining,
 ) -> float:
     """One step; the value of its loss."""
     optimizer, value = workload.optimizer, torch.zeros(())
 
+    def again() -> Tensor:
+        loss = workload.loss(workload.model, batch)
+        loss.backward()
+        return loss
+
     def forward_and_backward() -> Tensor:
         nonlocal value
         optimizer.zero_grad()
-        with user_code(StepError, f"the forward pass of step {step}"), examining():
+        with user_code(StepError, f"the forward pass of step {step}"), examining(again):
             loss = workload.loss(workload.model, batch)
         _check_loss(loss, step)
         value = loss.detach()

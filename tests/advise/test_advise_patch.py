@@ -68,7 +68,8 @@ def test_header_context_and_hunks_as_git_writes_them():
         Edit(text.index("9\n"), text.index("9\n"), "y\n"),
     ]
     assert unified_diff("f", text, near) == (
-        "--- a/f\n+++ b/f\n@@ -1,12 +1,13 @@\n 0\n 1\n 2\n-3\n+x\n 4\n 5\n 6\n 7\n 8\n+y\n 9\n 10\n 11\n"
+        "--- a/f\n+++ b/f\n@@ -1,12 +1,13 @@\n"
+        " 0\n 1\n 2\n-3\n+x\n 4\n 5\n 6\n 7\n 8\n+y\n 9\n 10\n 11\n"
     )
     far = [Edit(0, 1, "x"), Edit(text.index("9\n"), text.index("9\n") + 2, "")]
     heads = [line for line in unified_diff("f", text, far).splitlines() if line.startswith("@@")]

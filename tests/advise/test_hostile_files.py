@@ -66,7 +66,8 @@ def test_a_file_without_a_last_line_end(study):
     new = done.mended(all_fixes(done)["replace-activation"])
     assert not new.endswith("\n")
     one = study(
-        "from torch import nn\nmodel = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 4))",
+        "from torch import nn\n"
+        "model = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 4))",
         8,
     )
     assert one.mended(one.fixes("GS101", modules=("0",))["replace-activation"]).endswith(
@@ -75,7 +76,10 @@ def test_a_file_without_a_last_line_end(study):
 
 
 def test_a_byte_order_mark_is_no_character_of_the_first_line(study):
-    text = "\ufefffrom torch import nn; model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))\n"
+    text = (
+        "from torch import nn; model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))"
+    )
+    text = f"\ufeff{text}\n"
     done = study(text, 8)
     new = done.mended(done.fixes("GS101", modules=("0",))["batch-norm"])
     assert new.startswith("\ufefffrom torch import nn; model")

@@ -30,7 +30,9 @@ SPOILERS = {
     "data-scale": "self.fc1.weight.data.mul_(20)",
     "data-times": "self.fc1.weight.data *= 20",
     "data-assigned": "self.fc1.weight.data = 2 * torch.randn(64, 64)",
-    "two-lines": "nn.init.normal_(self.fc1.weight)\n        nn.init.normal_(self.fc1.weight, std=2.0)",
+    "two-lines": (
+        "nn.init.normal_(self.fc1.weight)\n        nn.init.normal_(self.fc1.weight, std=2.0)"
+    ),
     "modules": (
         "for m in self.modules():\n            if isinstance(m, nn.Linear):\n"
         "                nn.init.normal_(m.weight, std=2.0)"

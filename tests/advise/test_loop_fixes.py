@@ -126,7 +126,8 @@ def test_norms_come_from_the_gradients_where_the_steps_have_none(study):
 
 
 def test_a_loop_that_is_not_in_the_file_gets_a_snippet_that_says_so(study):
-    text = "from torch import nn\n\nmodel = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))\n"
+    text = "from torch import nn\n\n"
+    text += "model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 4))\n"
     done = study(text, 8).run_facts(command="check", optimizers=[{"type": "AdamW", "lr": [1e-3]}])
     done = done.add("steps", *steps_of(NORMS)).with_updates(0.1)
     fixes = done.fixes("GS102", "learning-rate", modules=("0",), first_step=11)

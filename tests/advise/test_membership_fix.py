@@ -34,7 +34,8 @@ HIDDEN = {
         "hidden.0.weight",
     ),
     "appended": (
-        "self.hidden = []\n        for _ in range(2):\n            self.hidden.append(nn.Linear(8, 8))",
+        "self.hidden = []\n        for _ in range(2):\n"
+        "            self.hidden.append(nn.Linear(8, 8))",
         LAYERS,
         "hidden.0.weight",
     ),
@@ -150,7 +151,8 @@ def test_an_optimizer_of_a_list_gets_a_further_group(study):
 def test_an_optimizer_built_too_early_is_built_later(study):
     text = PARTS.replace(
         "OPTIMIZER",
-        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\nmodel.out = nn.Linear(8, 3)\nprint()",
+        "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "model.out = nn.Linear(8, 3)\nprint()",
     )
     done = left_out(study, text, "out.weight", registered=True)
     fix = done.fixes("GS403", "replaced", modules=("out",), parameters=("out.weight",))
@@ -172,10 +174,8 @@ def test_a_second_model_is_added_to_the_sum(study):
     }  # fmt: skip
     done.records["modules"].append(second)
     fix = done.fixes("GS403", "missing", parameters=("model.weight",))["add-to-optimizer"]
-    assert (
-        "+optimizer = torch.optim.SGD(list(encoder.parameters()) + list(model.parameters()), lr=0.1)"
-        in fix.diff
-    )
+    both = "list(encoder.parameters()) + list(model.parameters())"
+    assert f"+optimizer = torch.optim.SGD({both}, lr=0.1)" in fix.diff
     namespace = done.ran(fix)
     assert len(namespace["optimizer"].param_groups[0]["params"]) == 4
 

@@ -7,7 +7,15 @@ import torch
 
 from gradscope.diagnose.finding import Location, Origin
 
-HEAD = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n\n\nmodel = nn.Linear(2, 2)\n\n\n"
+HEAD = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+model = nn.Linear(2, 2)
+
+
+"""
 LINES = {
     "function": ("log", "torch.log(x)"),
     "method": ("log", "x.log()"),
@@ -114,7 +122,8 @@ def test_the_log_of_a_softmax_becomes_one_operation(study, case):
 def through_a_variable(study, between=""):
     text = (
         HEAD
-        + f"def f(x):\n    p = torch.softmax(x, dim=1)\n{between}    q = torch.log(p)\n    return q\n"
+        + f"def f(x):\n    p = torch.softmax(x, dim=1)\n{between}"
+        + "    q = torch.log(p)\n    return q\n"
     )
     done = study(text, 2)
     line = 1 + done.text[: done.text.index("q =")].count("\n")

@@ -234,6 +234,34 @@ def test_a_lock_held_at_the_fork_does_not_stop_the_child(tmp_path: Path) -> None
     assert len(load_run(tmp_path).shards) == 1
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs interval timers")
+def test_a_signal_handler_may_record_in_the_middle_of_a_commit(tmp_path: Path) -> None:
+    policy = Policy(first=5, last=20, middle=(8, 8, 8), segment_bytes=4_000)
+    writer = Writer(tmp_path, policy=policy)
+    told = 0
+
+    def handler(*_: object) -> None:
+        nonlocal told
+        writer.records("alarms", [{"step": told, "kind": "loss-jump"}])
+        writer.commit()
+        told += 1
+
+    before = signal.signal(signal.SIGALRM, handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.000_3)
+    try:
+        write_steps(writer, range(2_000))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    writer.close()
+    assert writer.failed is None
+    assert told > 50
+    recording = load_run(tmp_path)
+    assert recording.lost == ()
+    assert list(recording.alarms["step"]) == list(range(told))
+    assert list(recording.steps["step"])[-20:] == list(range(1_980, 2_000))
+
+
 def test_threads_that_record_at_once_lose_nothing(tmp_path: Path) -> None:
     writer = Writer(tmp_path, policy=Policy(segment_bytes=20_000))
 

@@ -46,11 +46,11 @@ def test_all_figures_are_drawn_without_a_complaint_or_a_request(opened: Opener, 
     view = opened(sick)
     view.scroll_through()
     page = view.page
-    for key in ("map", "depth", "gain", "training", "updates", "formats"):
+    for key in ("map", "depth", "gain", "curves", "updates", "formats"):
         assert page.locator(f"#{key} svg.main-svg").count() > 0, key
     assert page.locator("#map .heatmaplayer image").count() >= 1
     assert page.locator("#gain .barlayer path").count() > 12
-    assert page.locator("#training .scatterlayer path.js-line").count() >= 4
+    assert page.locator("#curves .scatterlayer path.js-line").count() >= 4
     assert view.complaints == []
     assert [url for url in view.requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
@@ -80,7 +80,7 @@ def test_a_click_on_the_map_chooses_layer_and_step_everywhere(opened: Opener, si
     assert "step=50" in page.url
     expect(page.locator("tr.picked")).to_have_count(1)
     expect(page.locator("tr.picked")).to_contain_text("layers.8")
-    for figure in ("map", "depth", "gain", "training", "updates", "formats"):
+    for figure in ("map", "depth", "gain", "curves", "updates", "formats"):
         page.wait_for_function(
             "key => document.querySelector(`#${key} .shapelayer path[style*='rgb(194, 24, 91)']`)",
             arg=figure,

@@ -84,7 +84,10 @@ def test_what_it_says():
     assert finding.parameters == ("0.weight",)
     assert finding.also == ("0",)
     assert finding.first_step == 0
-    assert finding.summary.startswith("20 of 20 units (100 %) of `1` are dead since the first step")
+    assert finding.summary == (
+        "20 of 20 units (100 %) of `1` were dead at the first step and still are: never active in "
+        "20 batches."
+    )
 
 
 def test_units_that_died_later_point_to_the_learning_rate():
@@ -120,7 +123,7 @@ def test_the_first_dead_layer_is_the_cause_of_the_later_ones():
     finding = only(check(made))
     assert finding.modules == ("1",)
     assert "3" in finding.also
-    assert "1 more layer suffer" in finding.summary
+    assert "so are most of 1 further layer." in finding.summary
 
 
 def test_activations_that_cannot_die():

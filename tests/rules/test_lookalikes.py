@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 import gradscope
 from gradscope.diagnose.engine import diagnose
@@ -42,7 +42,7 @@ def trained(digits, model, steps=500):
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _, (x, y) in zip(range(steps), batches(digits), strict=False):
         optimizer.zero_grad()
-        F.cross_entropy(model(x), y).backward()
+        functional.cross_entropy(model(x), y).backward()
         optimizer.step()
     return model
 
@@ -61,7 +61,7 @@ def watched(models, step, folder, steps=STEPS):
     return diagnose(load_run(folder), RULES)
 
 
-def loop(model, optimizer, data, loss=F.cross_entropy):
+def loop(model, optimizer, data, loss=functional.cross_entropy):
     def step():
         x, y = next(data)
         optimizer.zero_grad()
@@ -89,7 +89,7 @@ def test_accumulation(digits, tmp_path):
         optimizer.zero_grad()
         for _ in range(4):
             x, y = next(data)
-            (F.cross_entropy(model(x), y) / 4).backward()
+            (functional.cross_entropy(model(x), y) / 4).backward()
         optimizer.step()
 
     assert alarms(watched([model], step, tmp_path / "run")) == []
@@ -98,7 +98,9 @@ def test_accumulation(digits, tmp_path):
 def test_a_loss_divided_by_ten_thousand_under_adam(digits, tmp_path):
     model = mlp()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    step = loop(model, optimizer, batches(digits), lambda o, y: F.cross_entropy(o, y) / 1e4)
+    step = loop(
+        model, optimizer, batches(digits), lambda o, y: functional.cross_entropy(o, y) / 1e4
+    )
     assert alarms(watched([model], step, tmp_path / "run")) == []
 
 
@@ -172,7 +174,11 @@ def test_a_gan(tmp_path):
     critic = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
     of_g = torch.optim.Adam(generator.parameters(), lr=1e-3)
     of_c = torch.optim.Adam(critic.parameters(), lr=1e-3)
-    bce, ones, zeros = F.binary_cross_entropy_with_logits, torch.ones(32, 1), torch.zeros(32, 1)
+    bce, ones, zeros = (
+        functional.binary_cross_entropy_with_logits,
+        torch.ones(32, 1),
+        torch.zeros(32, 1),
+    )
 
     def step():
         fake = generator(torch.randn(32, 4))
@@ -189,11 +195,12 @@ def test_a_gan(tmp_path):
 
 def test_a_narrow_autoencoder(digits, tmp_path):
     model = nn.Sequential(
-        nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2), nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 64)
+        nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 2),
+        nn.Linear(2, 32), nn.ReLU(), nn.Linear(32, 64),
     )  # fmt: skip
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     images = ((x, x) for x, _ in batches(digits))
-    step = loop(model, optimizer, images, F.mse_loss)
+    step = loop(model, optimizer, images, functional.mse_loss)
     assert alarms(watched([model], step, tmp_path / "run")) == []
 
 
@@ -222,7 +229,7 @@ def test_noise_in_the_targets(tmp_path):
     diagnosis = gradscope.check(
         model,
         batches=torch.utils.data.TensorDataset(x, y),
-        loss=F.mse_loss,
+        loss=functional.mse_loss,
         optimizer=torch.optim.Adam(model.parameters(), lr=3e-3),
         steps=STEPS,
         run_dir=tmp_path / "run",

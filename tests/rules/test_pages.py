@@ -1,4 +1,4 @@
-"""Every rule's page: its headings, and its two scripts, which are run as a person would run them."""
+"""Every rule's page: its headings, and its two scripts, run as a person would run them."""
 
 import re
 

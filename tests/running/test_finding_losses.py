@@ -186,7 +186,7 @@ def test_an_autoencoder_is_compared_with_its_input(desk):
         ),
     ],
 )
-@pytest.mark.filterwarnings("default:Using a target size")
+@pytest.mark.filterwarnings("ignore:Using a target size")
 def test_what_does_not_fit_is_told_with_its_shapes(desk, text, words):
     with pytest.raises(LoadError) as caught:
         desk.load(text)

@@ -38,7 +38,7 @@ def training_figure(recording: Recording, findings: tuple[Finding, ...]) -> Figu
     steps, norm = total_norm(recording)
     has_norm = bool(np.isfinite(norm).any())
     if not len(curve.steps) and not has_norm:
-        return Figure("training", "Over time", "Neither a loss nor a gradient norm was recorded.")
+        return Figure("curves", "Over time", "Neither a loss nor a gradient norm was recorded.")
     bars = max(len(findings), 1) * 22 + 10
     heights = [170 if len(curve.steps) else 0, 140 if has_norm else 0, bars if findings else 0]
     figure = blank(sum(heights) + 40 * (sum(h > 0 for h in heights) - 1) + 70)
@@ -65,7 +65,7 @@ def training_figure(recording: Recording, findings: tuple[Finding, ...]) -> Figu
     )
     figure.update_layout(margin={"l": 84, "r": 16, "t": 12, "b": 48}, barmode="overlay")
     return Figure(
-        key="training",
+        key="curves",
         title="Over time",
         reading=_reading(recording, has_norm),
         help=_HELP,

@@ -113,6 +113,6 @@ def _reading(names: list[str], middle: np.ndarray) -> str:
         return f"The optimizer's last steps did not move {still[0]}{others} at all."
     small, large = int(middle.argmin()), int(middle.argmax())
     return (
-        f"One step changes {names[small]} by {number(float(middle[small]))} of its size, the least, "
-        f"and {names[large]} by {number(float(middle[large]))}, the most."
+        f"One step changes {names[small]} by {number(float(middle[small]))} of its size, the "
+        f"least, and {names[large]} by {number(float(middle[large]))}, the most."
     )
