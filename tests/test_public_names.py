@@ -39,7 +39,7 @@ def test_the_version_is_a_release_number() -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", gradscope.__version__)
 
 
-ERRORS = [e for e in vars(errors).values() if isinstance(e, type)]
+ERRORS = sorted({e for e in vars(errors).values() if isinstance(e, type)}, key=str)
 
 
 @pytest.mark.parametrize("error", ERRORS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gradscope.advise.fix import Change, Remedy
 from gradscope.advise.fixes import FIXES
@@ -26,32 +27,38 @@ def advise(diagnosis: Diagnosis, fixes: Sequence[type[Remedy]] = FIXES) -> Diagn
 
     Returns:
         The diagnosis with at most ``MOST`` fixes a finding, none tried yet. There is a diff only
-        where the recorded line was found and the changed file compiles.
+        where the recorded line was found and the changed file compiles. A fix that fails itself is
+        left out and named in ``errors``.
     """
     source = Source(diagnosis.recording)
-    return diagnosis.with_findings(
-        tuple(
-            finding.with_fixes(_fixes(finding, diagnosis.recording, source, fixes))
-            for finding in diagnosis.findings
-        )
-    )
+    findings, errors = [], list(diagnosis.errors)
+    for finding in diagnosis.findings:
+        chosen, failed = _fixes(finding, diagnosis.recording, source, fixes)
+        findings.append(finding.with_fixes(chosen))
+        errors += failed
+    return replace(diagnosis, findings=tuple(findings), errors=tuple(errors))
 
 
 def _fixes(
     finding: Finding, recording: Recording, source: Source, fixes: Sequence[type[Remedy]]
-) -> tuple[Fix, ...]:
+) -> tuple[tuple[Fix, ...], list[str]]:
     ranked = [(rank, kind) for kind in fixes if (rank := kind.rank(finding)) is not None]
     ranked.sort(key=lambda pair: pair[0])
     chosen: list[Fix] = []
+    failed: list[str] = []
     for _, kind in ranked:
         if len(chosen) == MOST:
             break
         remedy = kind()
-        reason = remedy.applies(finding, recording, source)
-        if reason is not None:
-            change = remedy.change(finding, recording, source)
-            chosen.append(_fix(remedy.name, reason, change))
-    return tuple(chosen)
+        try:
+            reason = remedy.applies(finding, recording, source)
+            if reason is not None:
+                change = remedy.change(finding, recording, source)
+                chosen.append(_fix(remedy.name, reason, change))
+        except Exception as error:
+            # a finding is worth more than its advice: code that no fix expects must not lose it
+            failed.append(f"fix {remedy.name} failed on {finding.code}: {error!r}")
+    return tuple(chosen), failed
 
 
 def _fix(name: str, reason: str, change: Change) -> Fix:

@@ -26,11 +26,16 @@ ATTENTION = (
     "TransformerEncoderLayer",
     "TransformerDecoderLayer",
 )
+_SPREAD = ("GS101", "GS102", "GS302", "GS404")
+"""Rules whose ``also`` are further layers that lose, grow or saturate in the same way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A module as the fixes need it; fields as in table ``modules`` of facts.py."""
+    """A module as the fixes need it; fields as in table ``modules`` of facts.py.
+
+    ``calls`` is the number of calls in one run of its root.
+    """
 
     id: int
     name: str
@@ -80,8 +85,12 @@ class Layers:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self.by_id = {int(row["module"]): _layer(row) for row in _rows(recording.modules)}
-        self.by_name = {layer.name: layer for layer in self.by_id.values()}
+        rows = _rows(recording.modules)
+        # a root that runs several times in a look would make each of its layers seem shared
+        runs = {int(r["module"]): int(r["calls"] or 1) for r in rows if r["module"] == r["root"]}
+        found = [_layer(row, runs.get(int(row["root"]), 1)) for row in rows]
+        self.by_id = {layer.id: layer for layer in found}
+        self.by_name = {layer.name: layer for layer in found}
 
     @cached_property
     def leaves(self) -> list[Layer]:
@@ -90,25 +99,16 @@ class Layers:
         return sorted(called, key=lambda x: (x.root, x.order or 0))
 
     def named_in(self, finding: Finding) -> list[Layer]:
-        """Modules that the finding names, causes first; else the owners of its parameters.
+        """Modules that the finding means, causes first; else the owners of its parameters.
 
-        What stands between two modules, ``a -> b``, counts as the first of the two. Units of a
-        functional activation are recorded at the module that reads them: there the one before it
-        is meant.
+        Those in ``also`` count where the cause is spread over them and they are not only its
+        victims. What stands between two modules, ``a -> b``, counts as the first of the two.
         """
-        causes = finding.modules or self.owners(finding.parameters)
-        found = [self.by_name.get(name.partition(" -> ")[0]) for name in causes]
-        for name in finding.also:
-            layer = self.by_name.get(name.partition(" -> ")[0])
-            reads = layer is not None and layer.weighted and layer.id in self._unit_readers
-            units = finding.code in ("GS301", "GS302")
-            found.append(self.before(layer) if layer is not None and reads and units else layer)
+        names = [*(finding.modules or self.owners(finding.parameters))]
+        if finding.code in _SPREAD:
+            names += finding.also
+        found = [self.by_name.get(name.partition(" -> ")[0]) for name in names]
         return _unique(layer for layer in found if layer is not None)
-
-    @cached_property
-    def _unit_readers(self) -> frozenset[int]:
-        frame = self._recording.units
-        return frozenset(frame.loc[frame["role"] == int(Role.INPUT), "module_id"].astype(int))
 
     def owners(self, parameters: Iterable[str]) -> list[str]:
         """Names of the modules that own these parameters."""
@@ -227,7 +227,7 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def _layer(row: dict[str, Any]) -> Layer:
+def _layer(row: dict[str, Any], runs: int) -> Layer:
     activation, order = row["activation"], row["order"]
     return Layer(
         id=int(row["module"]),
@@ -240,7 +240,7 @@ def _layer(row: dict[str, Any]) -> Layer:
         registered=row["registered"] is not False,
         activation=None if activation is None else Activation(int(activation)),
         order=None if order is None else int(order),
-        calls=int(row["calls"] or 0),
+        calls=int(row["calls"] or 0) // runs,
         settings=dict(row["settings"] or {}),
         file=row["file"],
         line=None if row["line"] is None else int(row["line"]),

@@ -60,7 +60,7 @@ def unified_diff(file: str, text: str, edits: Sequence[Edit]) -> str:
         The diff, or "" if the edits change nothing.
     """
     lines = _lines(text)
-    blocks = [block for block in _blocks(text, lines, edits) if _differs(block, lines)]
+    blocks = _blocks(text, lines, edits)
     if not blocks:
         return ""
     out = [f"--- {_header('a', file)}\n", f"+++ {_header('b', file)}\n"]
@@ -99,7 +99,18 @@ def _blocks(text: str, lines: Sequence[str], edits: Sequence[Edit]) -> list[_Blo
         base, old = starts[first], text[starts[first] : starts[end]]
         moved = [Edit(e.start - base, e.end - base, e.new) for e in inside]
         blocks.append(_trimmed(first, lines[first:end], _lines(apply_edits(old, moved))))
-    return blocks
+    return _joined([block for block in blocks if _differs(block, lines)])
+
+
+def _joined(blocks: Sequence[_Block]) -> list[_Block]:
+    """Blocks that touch as one, so that all old lines stand before all new ones."""
+    out: list[_Block] = []
+    for block in blocks:
+        if out and out[-1].last == block.first:
+            before = out.pop()
+            block = _Block(before.first, block.last, before.new + block.new)
+        out.append(block)
+    return out
 
 
 def _line_of(starts: Sequence[int], offset: int) -> int:

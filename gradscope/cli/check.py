@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from gradscope import config, session
+from gradscope import config
 from gradscope.cli import outputs as results
-from gradscope.cli.progress import bar
 from gradscope.errors import StepError
-from gradscope.running.loading import Workload
+
+if TYPE_CHECKING:
+    from gradscope.running.loading import Workload
 
 
 @click.command(cls=results.InOrder)
@@ -49,6 +50,10 @@ def check(
     criterion) and an optimizer (optimizer, make_optimizer(model)); what is missing is inferred, and
     each assumption is printed.
     """
+    # torch takes seconds to import: the help, the completion and a wrong flag do not wait for it
+    from gradscope import session
+    from gradscope.cli.progress import bar
+
     settings = config.settings().with_flags(**flags)
     wanted = results.outputs(ctx, report, format, output)
     found: list[Workload] = []
@@ -59,7 +64,7 @@ def check(
             run_dir=run_dir,
             overwrite=overwrite,
             loaded=found.append if quiet else lambda workload: found.append(_told(workload)),
-            progress=bar(settings.steps, quiet=quiet),
+            progress=bar(settings.steps, quiet=quiet, color=settings.color),
         )
     except StepError:
         _tell_assumptions(found)

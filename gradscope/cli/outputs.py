@@ -15,7 +15,6 @@ from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.errors import UsageError
 from gradscope.report.formats import FORMATS, format_for, render
 from gradscope.report.screen import Screen, screen_of
-from gradscope.session import save
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _ORDER = "gradscope.order"
@@ -104,6 +103,8 @@ def deliver(
         quiet: print no text that was not asked for.
         color: auto, always or never.
     """
+    from gradscope.session import save
+
     files = [output for output in wanted if output.path is not None]
     for output in files:
         if output.path is not None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich import progress
 from rich.console import Console
 
-from gradscope.running.training import Progress
+if TYPE_CHECKING:
+    from gradscope.running.training import Progress
 
 
 @contextmanager
-def bar(steps: int, *, quiet: bool) -> Iterator[Progress | None]:
+def bar(steps: int, *, quiet: bool, color: str = "auto") -> Iterator[Progress | None]:
     """Show how far the training is; nothing where stderr is no terminal.
 
     Args:
         steps: steps that are to be run.
         quiet: show nothing.
+        color: auto, always or never.
     """
     if quiet or not sys.stderr.isatty():
         yield None
@@ -31,6 +34,7 @@ def bar(steps: int, *, quiet: bool) -> Iterator[Progress | None]:
         progress.TimeRemainingColumn(),
     )
     # transient: the verdict below should not stand under a leftover
-    with progress.Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    console = Console(stderr=True, no_color=True if color == "never" else None)
+    with progress.Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("training", total=steps, loss=float("nan"))
         yield lambda step, loss: shown.update(task, completed=step + 1, loss=loss)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from gradscope import config, session
+from gradscope import config
 from gradscope.cli import outputs as results
 
 
@@ -26,6 +26,9 @@ def report(
 
     RUN is a run folder, such as one that `gradscope runs` lists. The exit code is that of the run.
     """
+    # torch takes seconds to import: the help and a wrong flag do not wait for it
+    from gradscope import session
+
     settings = config.settings().with_flags(color=color)
     wanted = results.outputs(ctx, report, format, output)
     diagnosis = session.from_folder(run)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import click
 
-from gradscope import session
-from gradscope.rules.registry import by_code
+from gradscope.rules import RULES
+from gradscope.rules.registry import all_rules, by_code
 
 
 @click.command()
 @click.argument("code", required=False)
 def rules(code: str | None) -> None:
     """List the rules, or print the page of one, by CODE or by name."""
-    known = session.rules()
+    known = all_rules(RULES)
     if code is not None:
         print(by_code(code, known).page().rstrip())
         return

@@ -82,7 +82,7 @@ def layer_sizes(
         return root, (), np.zeros((0, len(window)))
     counts = _counts(rows, Role.GRAD_OUTPUT), _counts(rows, Role.GRAD_INPUT)
     norm = _floor(np.array([at_output[m] for m in known]), [counts[0][m] for m in known])
-    return root, _layers(recording, rows, known, kinds, norm, at_input, counts), norm
+    return root, _layers(recording, rows, known, kinds, norm, at_input, window, counts), norm
 
 
 def trained_roots(recording: Recording) -> list[int]:
@@ -132,11 +132,9 @@ def _kinds(recording: Recording, modules: pd.DataFrame) -> dict[int, Kind]:
 def _norms(rows: pd.DataFrame, role: Role, window: windows.Steps) -> dict[int, Floats]:
     """Norm over all tensors of a role, ``[steps]`` for each module; NaN where not recorded."""
     rows = rows[(rows["role"] == role) & (rows["nonfinite"] == 0)]
-    total = rows.groupby(["module_id", "step"])["sum_sq"].sum()
-    return {
-        int(module): np.sqrt(group.droplevel(0).reindex(window).to_numpy(float))
-        for module, group in total.groupby(level=0)
-    }
+    total = rows.groupby(["module_id", "step"])["sum_sq"].sum().unstack("step")
+    norms = np.sqrt(total.reindex(columns=window).to_numpy(float))
+    return {int(module): row for module, row in zip(total.index, norms, strict=True)}
 
 
 def _counts(rows: pd.DataFrame, role: Role) -> dict[int, float]:
@@ -173,9 +171,10 @@ def _layers(
     kinds: dict[int, Kind],
     norm: Floats,
     at_input: dict[int, Floats],
+    window: windows.Steps,
     counts: tuple[dict[int, float], dict[int, float]],
 ) -> tuple[Layer, ...]:
-    outputs = _norms(rows, Role.OUTPUT, windows.sampled_steps(recording, "activations"))
+    outputs = _norms(rows, Role.OUTPUT, window)
     output_counts = _counts(rows, Role.OUTPUT)
     branching = set(
         rows["module_id"][(rows["role"] == Role.OUTPUT) & (rows["consumers"] > 1)].astype(int)

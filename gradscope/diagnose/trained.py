@@ -69,24 +69,23 @@ def parameter_states(recording: Recording) -> tuple[ParameterState, ...]:
     gradients = recording.gradients
     usable = windows.before_trouble(recording, windows.sampled_steps(recording, "gradients"))
     rows = gradients[gradients["step"].isin(usable) & (gradients["state"] != State.FROZEN)]
-    states = {
-        int(parameter): group["state"].value_counts()
-        for parameter, group in rows.groupby("parameter_id")
-    }
+    states: dict[int, dict[int, int]] = {}
+    for (parameter, state), seen in rows.groupby(["parameter_id", "state"]).size().items():
+        states.setdefault(int(parameter), {})[int(state)] = int(seen)
     finite = rows[rows["state"] == State.FINITE]
     norms = finite.groupby("parameter_id")["norm"].median().to_dict()
     updates = recording.updates
     ratios = updates.groupby("parameter_id")["ratio"].median().to_dict()
     modules = recording.modules
     return tuple(
-        _state(row, states.get(int(row["parameter"])), norms, ratios, modules)
+        _state(row, states.get(int(row["parameter"]), {}), norms, ratios, modules)
         for _, row in recording.parameters.iterrows()
     )
 
 
 def _state(
     row: pd.Series,
-    states: pd.Series | None,
+    seen: dict[int, int],
     norms: dict[int, float],
     ratios: dict[int, float],
     modules: pd.DataFrame,
@@ -94,7 +93,6 @@ def _state(
     identity, owner = int(row["parameter"]), int(row["module"])
     known = owner in modules.index
     order = modules.at[owner, "order"] if known else pd.NA
-    seen = {} if states is None else {int(state): int(n) for state, n in states.items()}
     reached = row["reached"]
     return ParameterState(
         name=str(row["name"]),

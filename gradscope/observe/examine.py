@@ -89,6 +89,8 @@ class Examination(TorchFunctionMode):
         self.active = False
         self.failure: str | None = None
         self._context = context
+        self._entered = False
+        """Whether it stands on the stack of modes: after a failure it does, and is not active."""
         self._thread = 0
         self._entries: dict[tuple[Kind, str, int, Site | None], _Entry] = {}
         self._names: dict[Any, str] = {}
@@ -106,18 +108,19 @@ class Examination(TorchFunctionMode):
                 modules take in eval mode, whose last digits differ: with such a one below a root
                 the examination stays inactive.
         """
-        if self.active or self.failure or private.is_compiling() or private.compile_in_use():
+        if self._entered or self.failure or private.is_compiling() or private.compile_in_use():
             return
         if private.functorch_level_active() or any(map(_takes_fast_path, roots)):
             return
         super().__enter__()
-        self.active, self._thread = True, threading.get_ident()
+        self.active = self._entered = True
+        self._thread = threading.get_ident()
 
     def stop(self) -> None:
         """Stop recording; a mode that the user's code has entered since stays as it is."""
-        if not self.active:
+        if not self._entered:
             return
-        self.active = False
+        self.active = self._entered = False
         self._hard.clear()
         # another thread's stack cannot be reached; there the mode stays, and records nothing
         if threading.get_ident() == self._thread:
@@ -131,6 +134,11 @@ class Examination(TorchFunctionMode):
         self.stop()
 
     # ------------------------------------------------------------------ results
+
+    @property
+    def looked(self) -> bool:
+        """Whether it has recorded at all, and has not failed."""
+        return self._thread != 0 and self.failure is None
 
     def seen(self) -> list[Seen]:
         """What was recorded so far, in order of first sight."""

@@ -139,6 +139,11 @@ class Inventory:
             )
         return found
 
+    @property
+    def roots(self) -> list[nn.Module]:
+        """The watched models that still live."""
+        return self._registry.roots
+
     def modules_compiled(self) -> None:
         """Say that modules are not seen because compiled code runs in their place."""
         self.limits.append("compiled model: parameters are recorded exactly, modules are not seen")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradscope.observe.callsite import shown
 from gradscope.observe.examine import Examination, why_unreached
@@ -56,12 +55,12 @@ class EarlyLook:
         self._leave_mode()
         self._examination = Examination() if self._early else None
 
-    def enter(self) -> None:
-        """The outermost forward of a root begins."""
+    def enter(self, *roots: nn.Module) -> None:
+        """Forwards of ``roots`` begin: of one, or of all that run in a region of the loop."""
         if self._examination is None:
             return
         if self._held == 0:
-            self._examination.start()
+            self._examination.start(*roots)
         self._held += 1
 
     def exit(self) -> None:
@@ -71,15 +70,6 @@ class EarlyLook:
         self._held -= 1
         if self._held == 0:
             self._examination.stop()
-
-    @contextlib.contextmanager
-    def region(self) -> Iterator[None]:
-        """A region of the loop around forwards and the loss."""
-        self.enter()
-        try:
-            yield
-        finally:
-            self.exit()
 
     def leave(self) -> None:
         """Stop looking for good."""
@@ -157,7 +147,7 @@ class EarlyLook:
                 "file": seen.site and shown(seen.site.file),
                 "line": seen.site and seen.site.line,
                 "calls": seen.calls,
-                "detail": {"parameters": self._ids(seen.behind)} if seen.behind else None,
+                "detail": seen.detail | {"parameters": self._ids(seen.behind)},
             }
             for seen in self._examination.seen()
         ]

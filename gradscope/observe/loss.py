@@ -55,8 +55,7 @@ def loss_facts(loss: Tensor | Sequence[Tensor]) -> list[LossFacts]:
         if node in seen and operation != "log_softmax":
             continue
         seen.add(node)
-        match = MATCHERS.get(operation)
-        hit = match(node, path) if match is not None else None
+        hit = _matched(node, operation, path)
         if hit is not None:
             found.append(hit)
         elif below := _below(node, operation, path):
@@ -72,6 +71,19 @@ def loss_facts(loss: Tensor | Sequence[Tensor]) -> list[LossFacts]:
     # without a known loss the arithmetic may belong to the model: then one answer is enough
     names = list(others) if facts else list(others)[:1]
     return facts + [LossFacts(f"other:{name}") for name in names]
+
+
+def _matched(node: Node, operation: str, path: Path) -> Found | None:
+    match = MATCHERS.get(operation)
+    if match is None:
+        return None
+    try:
+        # backward may be called inside autocast, where F.binary_cross_entropy refuses to run
+        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
+            return match(node, path)
+    except (RuntimeError, TypeError, NotImplementedError):
+        # targets of an unusual kind (nested, sharded …) cost the facts of this loss only
+        return Found(LossFacts(f"other:{node.name()}"))
 
 
 def _below(node: Node, operation: str, path: Path) -> list[tuple[Node, Path]]:

@@ -346,7 +346,8 @@ class ModuleWatch:
             return
         flat = tensor.detach().reshape(tensor.shape[0], -1)
         flat = flat[:, :: -(-flat.shape[1] // SPREAD_FEATURES)].to(torch.float32)
-        variance = flat.var(dim=0, unbiased=False).mean()
+        # var() along axis 0 takes several times as long as these three passes
+        variance = (flat - flat.mean(dim=0)).square_().mean()
         self._readings.append(torch.stack((variance, flat.square().mean(), variance, variance)))
         row.spreads.append(len(self._readings) - 1)
 

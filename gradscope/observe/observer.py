@@ -172,7 +172,7 @@ class Observer:
                 for the origin of a NaN or Inf, before the parameters are updated.
         """
         self._guard.call(self._origin.keep_step, step_fn)
-        self._guard.call(self._look.enter)
+        self._guard.call(self._look.enter, *self._inventory.roots)
         try:
             yield
         finally:
@@ -218,4 +218,4 @@ class Observer:
             self._facts["batch"] = self._inventory.batch_of(args, kwargs)
             self.fact("batch", self._facts["batch"])
         self._origin.keep(module, args, kwargs)
-        self._look.enter()
+        self._look.enter(module)

@@ -61,7 +61,7 @@ def aten_operation(name: str) -> str:
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation.RELU,
-    "relu6": Activation.RELU,
+    "relu6": Activation.HARD,
     "threshold": Activation.RELU,
     "sigmoid": Activation.SIGMOID,
     "tanh": Activation.TANH,

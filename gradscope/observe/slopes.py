@@ -22,8 +22,8 @@ relu, whose slope is 0 or 1 (measured on small trainings, docs/why/signals.md)."
 
 _KINDS: tuple[tuple[Activation, tuple[type[nn.Module], ...]], ...] = (
     (Activation.LEAKY, (nn.LeakyReLU, nn.PReLU, nn.RReLU)),
-    (Activation.RELU, (nn.ReLU, nn.ReLU6, nn.Threshold)),
-    (Activation.HARD, (nn.Hardsigmoid, nn.Hardtanh)),
+    (Activation.RELU, (nn.ReLU, nn.Threshold)),
+    (Activation.HARD, (nn.Hardsigmoid, nn.Hardtanh, nn.ReLU6)),
     (Activation.SIGMOID, (nn.Sigmoid, nn.LogSigmoid)),
     (Activation.TANH, (nn.Tanh, nn.Softsign)),
     (Activation.GELU, (nn.GELU,)),
@@ -35,8 +35,6 @@ _KINDS: tuple[tuple[Activation, tuple[type[nn.Module], ...]], ...] = (
 
 def module_kind(module: nn.Module) -> Activation | None:
     """The kind of an activation module, UNKNOWN for one that has no slope here, None for others."""
-    if isinstance(module, nn.ReLU6):
-        return Activation.HARD
     for kind, classes in _KINDS:
         if isinstance(module, classes):
             return kind

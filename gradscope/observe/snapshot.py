@@ -42,18 +42,24 @@ class RandomState:
         np.random.set_state(self.numpy)  # noqa: NPY002
 
 
+COPIED = 65_536
+"""Elements up to which a buffer is copied; a larger one (a mask, a table) is kept as it is."""
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """The state of a root module and its arguments before one forward.
 
-    It holds the arguments without their graphs (sharing their memory), a copy of the buffers, and
-    nothing of the parameters: replay it before they are updated.
+    It is taken on every step, so it is cheap: it holds the arguments without their graphs (sharing
+    their memory), copies of small buffers, and nothing of the parameters: replay it before they
+    are updated. Running statistics of a batch norm in training mode do not enter its output and
+    are not copied.
 
     Attributes:
         args: positional arguments.
         kwargs: keyword arguments.
         random: state of the generators.
-        buffers: ``(module, name, copy)`` of each buffer.
+        buffers: ``(module, name, value)`` of each buffer, the value None where it is not copied.
         training: ``(module, flag)`` of each module.
         autocast: ``(device type, enabled, dtype)``.
         site: the user's line that called the root, or None.
@@ -63,7 +69,7 @@ class Snapshot:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     random: RandomState
-    buffers: tuple[tuple[nn.Module, str, Tensor], ...]
+    buffers: tuple[tuple[nn.Module, str, Tensor | None], ...]
     training: tuple[tuple[nn.Module, bool], ...]
     autocast: tuple[tuple[str, bool, torch.dtype], ...]
     site: Site | None = None
@@ -84,17 +90,20 @@ def take_snapshot(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     """Keep what a later ``replay`` of this call of ``root`` needs; call it before the forward."""
     args, kwargs = tree_map(without_graph, args), tree_map(without_graph, kwargs)
     kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    modules = list(root.modules())
+    with torch.no_grad():
+        buffers = tuple(
+            (module, name, _kept(module, buffer))
+            for module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        )
     return Snapshot(
         args=args,
         kwargs=kwargs,
         random=RandomState.now(),
-        buffers=tuple(
-            (module, name, buffer.detach().clone())
-            for module in root.modules()
-            for name, buffer in module._buffers.items()
-            if buffer is not None
-        ),
-        training=tuple((module, module.training) for module in root.modules()),
+        buffers=buffers,
+        training=tuple([(module, module.training) for module in modules]),
         autocast=tuple(
             (kind, torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind))
             for kind in kinds
@@ -102,6 +111,11 @@ def take_snapshot(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
         site=caller(),
         versions=tuple(t._version for t in tensors_in((args, kwargs))),
     )
+
+
+def _kept(module: nn.Module, buffer: Tensor) -> Tensor | None:
+    statistics = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    return None if statistics or buffer.numel() > COPIED else buffer.clone()
 
 
 def without_graph(value: Any) -> Any:
@@ -134,8 +148,9 @@ def restored(snapshot: Snapshot) -> Iterator[None]:
     training = [(m, m.training) for m, _ in snapshot.training]
     try:
         snapshot.random.restore()
-        for module, name, copy in snapshot.buffers:
-            module._buffers[name] = copy.clone()
+        for (module, name, kept), (_, _, buffer) in zip(snapshot.buffers, buffers, strict=True):
+            value = buffer if kept is None else kept
+            module._buffers[name] = None if value is None else value.detach().clone()
         for module, flag in snapshot.training:
             module.training = flag
         with contextlib.ExitStack() as stack:

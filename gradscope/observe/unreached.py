@@ -55,6 +55,10 @@ class Unreached:
 class Examined(Protocol):
     """What ``why_unreached`` asks an examination."""
 
+    @property
+    def looked(self) -> bool:
+        """Whether it recorded at all, to the end."""
+
     def seen(self) -> list[Seen]:
         """What was recorded."""
 
@@ -107,6 +111,8 @@ def why_unreached(
         return None
     if any(identity in view.blocked for view in views):
         return Unreached("other")
-    if examination.used(parameter) or module_ran:
+    # an examination that stayed inactive has seen no use of anything
+    out_of_sight = module_ran is None and not examination.looked
+    if examination.used(parameter) or module_ran or out_of_sight:
         return Unreached("other")
     return Unreached("unused")

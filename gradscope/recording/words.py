@@ -37,7 +37,7 @@ class Activation(IntEnum):
 
     UNKNOWN = 0
     RELU = 1
-    """relu, relu6, leaky_relu (the slope on the left is small), threshold."""
+    """relu, threshold."""
     SIGMOID = 2
     TANH = 3
     GELU = 4
@@ -46,7 +46,7 @@ class Activation(IntEnum):
     ELU = 6
     """elu, selu, celu."""
     HARD = 7
-    """hardtanh, hardsigmoid: flat outside their range."""
+    """hardtanh, hardsigmoid, relu6: flat outside their range."""
     SOFTPLUS = 8
     LEAKY = 9
     """leaky_relu, prelu, rrelu: never flat."""

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from gradscope.errors import LoadError
-from gradscope.running.objects import Names, call_without_arguments
+from gradscope.running.objects import Names, call_without_arguments, parameters
 
 Batches = Callable[[], Iterator[Any]]
 """Gives an iterator that begins again when the data end; on the CPU, as the user made them."""
@@ -26,6 +26,22 @@ def find_batches(names: Names) -> tuple[Batches, str] | None:
     Raises:
         LoadError: what was found cannot give a batch.
     """
+    found = _from_names(names)
+    if found is None:
+        return _from_dataset(names)
+    if names.batch_size is not None and not _takes_size(names):
+        names.assume(f"The given batch size is not used: the batches are {found[1]}.")
+    return found
+
+
+def _takes_size(names: Names) -> bool:
+    """Whether the function that gives the batches has a parameter for their size."""
+    sources = (names.get(name) for name in ("batches", "train_loader", "get_batch"))
+    first = next((source for source in sources if source is not None), None)
+    return callable(first) and "batch_size" in parameters(first)
+
+
+def _from_names(names: Names) -> tuple[Batches, str] | None:
     batches = names.get("batches")
     if batches is not None:
         if callable(batches):
@@ -40,7 +56,7 @@ def find_batches(names: Names) -> tuple[Batches, str] | None:
         return _one_by_one(get_batch, names), "`get_batch()`"
     if names.get("batch") is not None:
         return _the_same(names.get("batch")), "`batch`, the same in every step"
-    return _from_dataset(names)
+    return None
 
 
 def endless(make: Callable[[], Iterable[Any]], name: str) -> Batches:

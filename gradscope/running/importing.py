@@ -105,7 +105,8 @@ def _refuse_hiding(name: str, file: Path) -> None:
 def _stdout_to_stderr() -> Iterator[None]:
     """Send stdout to stderr, the file descriptor too: C code and child processes print there."""
     saved = None
-    with suppress(OSError):
+    # a notebook or a windowed program may have no such descriptor
+    with suppress(OSError, AttributeError, ValueError):
         sys.stdout.flush()
         saved = os.dup(1)
         os.dup2(2, 1)

@@ -195,7 +195,7 @@ def _batches(
     if found is None:
         return make_up(names, model, input_shape, seed, device)
     if input_shape is not None:
-        names.assume(f"--input is not used: the batches are {found[1]}.")
+        names.assume(f"The given input shape is not used: the batches are {found[1]}.")
     return found
 
 

@@ -69,8 +69,9 @@ class Study:
 
     def fixes(self, code: str = "GS101", kind: str = "", **facts: Any) -> dict[str, Fix]:
         finding = finding_of(code, kind, **facts)
-        (advised,) = advise(Diagnosis(self.recording, (finding,))).findings
-        return {fix.name: fix for fix in advised.fixes}
+        advised = advise(Diagnosis(self.recording, (finding,)))
+        assert advised.errors == ()
+        return {fix.name: fix for fix in advised.findings[0].fixes}
 
     def mended(self, fix: Fix) -> str:
         """The file's text after the real ``patch`` applied the diff; it must compile."""

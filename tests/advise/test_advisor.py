@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 import gradscope.advise
 from gradscope.advise.advisor import MOST, advise
+from gradscope.advise.fix import Remedy
 from gradscope.advise.fixes import FIXES
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import NOT_TRIED, Evidence, Finding
@@ -99,6 +101,30 @@ def test_a_finding_gets_at_most_four_and_others_stay_as_they_are(study):
     assert after.findings[1] == other
     assert after.findings[0].with_fixes(()) == sick
     assert (after.command, after.target) == ("check", "model.py")
+
+
+class Broken(Remedy):
+    """A fix that fails."""
+
+    name = "broken"
+    answers: ClassVar[dict[str, int]] = {"GS101": 1}
+
+    def applies(self, finding, recording, source):
+        raise ZeroDivisionError("by design")
+
+    def change(self, finding, recording, source):
+        raise AssertionError("never reached")
+
+
+def test_a_fix_that_fails_is_named_and_the_others_are_still_given(study):
+    done = study(DEEP, 64)
+    finding = Finding("GS101", "x", "critical", "strong", "s", modules=("0",), kind="depth")
+    before = Diagnosis(done.recording, (finding,), errors=("a rule failed",))
+    after = advise(before, (Broken, *FIXES))
+    assert after.findings[0].fixes
+    assert after.errors[0] == "a rule failed"
+    assert "fix broken failed on GS101" in after.errors[1]
+    assert "by design" in after.errors[1]
 
 
 def test_a_kind_that_no_fix_knows_falls_back_to_the_code(study):

@@ -230,3 +230,25 @@ def test_a_residual_path_carries_the_gradient_when_the_weights_are_zero(study, s
     assert x.grad.norm() > 1
     assert torch.isfinite(plain).all()
     assert len(list(model.parameters())) == len(list(done.model.parameters()))
+
+
+CODES = ("GS101", "GS102", "GS301", "GS302", "GS404")
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("code", CODES)
+def test_every_diff_for_every_layer_applies_and_builds(study, style, code):
+    text, _, _ = STYLES[style]
+    done = study(text, 8)
+    for row in done.records["parameters"]:
+        # far from every scheme, so that the initialisation has its say too
+        row["initial_std"] = 1e-4
+    shape = done.model(torch.randn(4, 8)).shape
+    applied = 0
+    for name, _ in done.model.named_modules():
+        for fix in done.fixes(code, modules=(name,)).values():
+            assert (fix.diff is None) == (fix.applicability == "placeholders")
+            if fix.diff is not None:
+                assert done.rebuilt(fix)(torch.randn(4, 8)).shape == shape
+                applied += 1
+    assert applied >= 3

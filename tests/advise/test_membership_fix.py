@@ -137,14 +137,52 @@ def test_an_optimizer_of_a_part_gets_the_whole(study, case):
     assert holds_all(done.ran(fix["add-to-optimizer"]))
 
 
-def test_an_optimizer_of_a_list_gets_a_further_group(study):
-    text = PARTS.replace(
-        "OPTIMIZER",
-        "optimizer = torch.optim.SGD([*model.out.parameters(), *model.body.parameters()], lr=0.1)",
-    )
+LISTS = {
+    "tensors": "[*model.out.parameters(), *model.body.parameters()]",
+    "groups": (
+        '[\n    {"params": model.out.parameters(), "lr": 0.2},\n'
+        '    {"params": model.body.parameters()},\n]'
+    ),
+    "generator": "(p for n, p in model.named_parameters() if n != 'scale')",
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_an_optimizer_of_a_list_gets_what_its_list_lacks(study, case):
+    text = PARTS.replace("OPTIMIZER", f"optimizer = torch.optim.SGD({LISTS[case]}, lr=0.1)")
     done = left_out(study, text, "scale", registered=True)
     fix = done.fixes("GS403", "missing", parameters=("scale",))["add-to-optimizer"]
-    assert '+optimizer.add_param_group({"params": [model.scale]})' in fix.diff
+    added = {
+        "tensors": "*model.body.parameters(), model.scale]",
+        "groups": '+    {"params": [model.scale]},\n',
+        "generator": '+optimizer.add_param_group({"params": [model.scale]})',
+    }
+    assert added[case] in fix.diff
+    assert holds_all(done.ran(fix))
+
+
+def test_a_whole_block_is_one_item_and_the_model_may_be_an_argument(study):
+    text = PARTS.replace(
+        "OPTIMIZER",
+        'def make(net):\n    return torch.optim.SGD([{"params": net.out.parameters()},\n'
+        '                            {"params": [net.scale]}], lr=0.1)\n\n\n'
+        "optimizer = make(model)",
+    )
+    done = left_out(study, text, "body.weight", registered=True)
+    for row in done.records["parameters"]:
+        row["optimizer"] = -1 if row["path"].startswith("body") else 0
+    names = ("body.weight", "body.bias")
+    fix = done.fixes("GS403", "missing", modules=("body",), parameters=names)["add-to-optimizer"]
+    assert '{"params": net.body.parameters()}' in fix.diff
+    assert holds_all(done.ran(fix))
+
+
+def test_the_name_of_the_class_is_no_name_of_the_model(study):
+    text = PARTS.replace("OPTIMIZER", f"optimizer = torch.optim.SGD({LISTS['groups']}, lr=0.1)")
+    done = left_out(study, text, "scale", registered=True)
+    for row in done.records["modules"]:
+        row["root_label"] = "Net" if not row["path"] else None
+    fix = done.fixes("GS403", "missing", parameters=("scale",))["add-to-optimizer"]
     assert holds_all(done.ran(fix))
 
 
@@ -191,7 +229,7 @@ def test_two_optimizers_are_left_to_the_person(study):
     done = done.run_facts(optimizers=[{"type": "SGD", "lr": [0.1]}, {"type": "SGD", "lr": [0.1]}])
     fix = done.fixes("GS403", "missing", modules=("body",), parameters=("body.weight",))
     assert fix["add-to-optimizer"].diff is None
-    assert "model.body.parameters()" in fix["add-to-optimizer"].snippet
+    assert "[model.body.weight]" in fix["add-to-optimizer"].snippet
 
 
 def test_the_module_list_is_one(study):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -71,3 +73,12 @@ def test_without_a_command_the_help_is_shown_with_exit_2(terminal):
     result = terminal.run()
     assert result.returncode == 2
     assert "Usage: gradscope" in result.stderr
+
+
+def test_the_help_and_the_rules_do_not_wait_for_torch(terminal):
+    code = (
+        "import sys; from gradscope.cli import main; main(['check', '--help']); main(['rules']); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert result.returncode == 0

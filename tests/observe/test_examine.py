@@ -16,9 +16,12 @@ from gradscope.recording.facts import Activation
 
 
 @pytest.fixture(autouse=True)
-def _nothing_compiled():
+def _clean_before_and_after():
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
+    before = stack()
+    yield
+    assert stack() == before, "a mode was left behind"
 
 
 def line(function, text):
@@ -87,7 +90,7 @@ KINDS = {
     "torch.relu": (torch.relu, Activation.RELU),
     "Tensor.relu_": (torch.Tensor.relu_, Activation.RELU),
     "Tensor.tanh_": (torch.Tensor.tanh_, Activation.TANH),
-    "F.relu6": (F.relu6, Activation.RELU),
+    "F.relu6": (F.relu6, Activation.HARD),
 }
 
 
@@ -311,6 +314,10 @@ def test_a_module_that_ran_out_of_sight_is_not_called_unused():
     assert why_unreached(layer.weight, examination, [], module_ran=True).reason == "other"
     assert why_unreached(layer.weight, examination, [], grad_disabled=True).reason == "no-grad"
     assert why_unreached(layer.weight, examination, [], module_ran=False).reason == "unused"
+    # it never was active, so that it saw no use means nothing
+    assert why_unreached(layer.weight, examination, []).reason == "other"
+    active, _ = examined(lambda: None)
+    assert why_unreached(layer.weight, active, []).reason == "unused"
 
 
 # ------------------------------------------------------------------ an exact pass-through

@@ -476,3 +476,13 @@ def test_a_freed_graph_gives_the_operation_without_a_value():
     loss.backward()
     facts = facts_of(loss)
     assert (facts.operation, facts.value, facts.target) == ("mse", None, None)
+
+
+def test_facts_inside_autocast_are_those_outside():
+    prediction, target = data(6, 3).sigmoid(), torch.rand(6, 3)
+    loss = F.binary_cross_entropy(prediction, target)
+    outside = facts_of(loss)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = facts_of(loss)
+    assert inside.value.dtype == torch.float32
+    assert inside.value.item() == outside.value.item()

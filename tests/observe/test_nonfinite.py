@@ -367,6 +367,33 @@ def test_replay_is_bit_equal_and_leaves_everything_as_it_was():
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
 
 
+def test_a_buffer_that_enters_the_output_is_that_of_the_snapshot():
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(3, 1)
+            self.register_buffer("n", torch.zeros(1))
+            self.register_buffer("table", torch.zeros(100_000))
+
+        def forward(self, x):
+            self.n += 1
+            return self.fc(x) * self.n + self.table[0]
+
+    model = Counts()
+    snapshot = take_snapshot(model, (X,), {})
+    output, seen = model(X), []
+
+    def loss_fn(replayed):
+        seen.append(replayed.detach())
+        return replayed.sum()
+
+    replay(model, snapshot, loss_fn=loss_fn)
+    assert torch.equal(seen[0], output)
+    assert model.n.item() == 1
+    # a large one is not copied on every step
+    assert [value is None for _, _, value in snapshot.buffers] == [False, True]
+
+
 def test_replay_between_forward_and_backward_does_not_spoil_the_users_graph():
     model = Stateful()
     model.norm.eval()  # its buffers are saved by the graph

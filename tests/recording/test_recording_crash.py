@@ -242,12 +242,12 @@ def test_a_signal_handler_may_record_in_the_middle_of_a_commit(tmp_path: Path) -
 
     def handler(*_: object) -> None:
         nonlocal told
-        writer.records("alarms", [{"step": told, "kind": "loss-jump"}])
+        number, told = told, told + 1  # handlers interrupt each other, too
+        writer.records("alarms", [{"step": number, "kind": "loss-jump"}])
         writer.commit()
-        told += 1
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.000_3)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
     try:
         write_steps(writer, range(2_000))
     finally:
@@ -255,10 +255,10 @@ def test_a_signal_handler_may_record_in_the_middle_of_a_commit(tmp_path: Path) -
         signal.signal(signal.SIGALRM, before)
     writer.close()
     assert writer.failed is None
-    assert told > 50
+    assert told > 20
     recording = load_run(tmp_path)
     assert recording.lost == ()
-    assert list(recording.alarms["step"]) == list(range(told))
+    assert sorted(recording.alarms["step"]) == list(range(told))
     assert list(recording.steps["step"])[-20:] == list(range(1_980, 2_000))
 
 

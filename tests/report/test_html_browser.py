@@ -255,6 +255,11 @@ def test_paper_is_light_and_shows_what_was_folded(opened: Opener, sick: str) -> 
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.locator("main details:not([open])").count() == 0
     expect(page.locator(".bar")).to_be_hidden()
+    # A4 less its margins is 718 px wide
+    widths = page.locator(".plot .main-svg").evaluate_all("all => all.map(e => e.clientWidth)")
+    assert max(widths) <= 700
+    fill = page.locator("#map .xtick text").first.evaluate("e => getComputedStyle(e).fill")
+    assert fill == "rgb(86, 96, 107)"
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(26, 31, 36)"
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
     assert page.locator("main details:not([open])").count() > 0
@@ -268,3 +273,23 @@ def test_a_large_run_opens_and_shows_the_largest_of_each_column(opened: Opener) 
     page.locator("#pick-metric").select_option("largest")
     assert "metric=largest" in page.url
     assert view.complaints == []
+
+
+def test_printing_from_the_menu_draws_what_was_never_in_view(opened: Opener, sick: str) -> None:
+    page = opened(sick, color_scheme="dark").page
+    page.evaluate(
+        """() => {
+          window.print = () => {
+            window.onPaper = {
+              drawn: document.querySelectorAll('.plot.drawn').length,
+              theme: document.documentElement.dataset.theme,
+            };
+          };
+        }"""
+    )
+    page.locator("#menu summary").click()
+    page.locator("[data-act=print]").click()
+    page.wait_for_function("() => window.onPaper")
+    assert page.evaluate("window.onPaper") == {"drawn": 6, "theme": "light"}
+    assert page.evaluate("document.documentElement.dataset.theme ?? 'auto'") == "auto"
+    assert page.locator("main details:not([open])").count() > 0

@@ -16,7 +16,7 @@ import plotly.offline
 import pytest
 from sample import FILE, Shape, diagnosis, empty, findings, healthy, recording
 
-from gradscope.diagnose.finding import Location
+from gradscope.diagnose.finding import Location, Origin
 from gradscope.report import json as json_format
 from gradscope.report import page_assets
 from gradscope.report.html import SECTIONS, render
@@ -244,3 +244,16 @@ def test_a_recording_alone_makes_the_page_that_its_live_twin_made() -> None:
     shape = Shape(layers=4, steps=20)
     made = diagnosis(shape)
     assert render(replace(made, recording=recording(shape))) == render(made)
+
+
+def test_the_birth_of_a_nan_is_told() -> None:
+    first, *_ = findings()
+    origin = Origin(
+        "log", "forward", "ink", Location(FILE, 17), tuple(range(10)), "log of 0 is -Inf"
+    )
+    html = render(replace(diagnosis(), findings=(replace(first, code="GS201", origin=origin),)))
+    birth = html[html.index("Where it was born") : html.index("Why it matters here")]
+    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", birth))
+    assert "Born in log Phase forward Module ink" in words
+    assert "0, 1, 2, 3, 4, 5, 6, 7 and 2 more" in words
+    assert "Log of 0 is -Inf." in words

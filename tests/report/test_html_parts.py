@@ -14,7 +14,7 @@ from sample import Shape, diagnosis, recording
 from gradscope.report import theme
 from gradscope.report.escape import anchor, plot_text, script_json, scrub
 from gradscope.report.figures import all_figures
-from gradscope.report.figures.figure import layer_ticks, nice_step_ticks, power_ticks, shortened
+from gradscope.report.figures.figure import Rows, nice_step_ticks, power_ticks, shortened
 from gradscope.report.figures.gradient_map import COLUMNS, gradient_map
 from gradscope.report.view.layers import Cell, Layers, layers_of
 from gradscope.report.view.numerals import distance, measured, seconds
@@ -207,11 +207,13 @@ def test_every_figure_reads_and_has_a_table_as_wide_as_its_headings() -> None:
 
 def test_labels_of_layers_never_meet() -> None:
     for count in (1, 2, 13, 54, 55, 100, 1000):
-        ticks = layer_ticks([f"l{i}" for i in range(count)], 720)
+        names = [f"l{i}" for i in range(count)]
+        rows = Rows(names, names, frozenset({"l0"}))
+        ticks = rows.ticks()
         shown = ticks["tickvals"]
         assert shown[-1] == count - 1
-        gaps = np.diff(shown) * 720 / count
-        assert (gaps >= min(13, 720 / count) - 1e-9).all()
+        assert (np.diff(shown) * rows.height / count >= 13).all()
+        assert ticks["ticktext"][0] == "▲ l0"
 
 
 def test_ticks_lie_where_they_say() -> None:
@@ -219,7 +221,7 @@ def test_ticks_lie_where_they_say() -> None:
     assert [100 + 3 * p for p in positions] == [int(label) for label in labels]
     assert 3 <= len(labels) <= 8
     assert power_ticks(-9.2, -1.1)["tickvals"] == list(range(-9, -1))
-    assert power_ticks(-30.5, -1.1)["tickvals"] == [-30, -25, -20, -15, -10, -5]
+    assert power_ticks(-30.5, -1.1)["tickvals"] == list(range(-28, 0, 4))
     short = power_ticks(-0.5, 0.5)
     assert [10**v for v in short["tickvals"]] == pytest.approx([0.5, 1, 2])
 
@@ -230,3 +232,9 @@ def test_shortened_names_keep_both_ends(name: str, most: int) -> None:
     assert len(short) <= most or short == name
     assert short[:2] == name[:2]
     assert short[-2:] == name[-2:]
+
+
+def test_a_name_that_is_only_a_number_is_shown_with_its_class() -> None:
+    layers = layers_of(recording(Shape(layers=3, steps=2, names=("0", "2", "block.4"))))
+    assert layers.names == ["0", "2", "block.4", "head"]
+    assert layers.labels == ["0 Linear", "2 Linear", "block.4", "head"]

@@ -119,3 +119,18 @@ def test_moving_keeps_the_containers():
     assert isinstance(batch["b"], Pair)
     assert batch["b"].x.device == device
     assert (batch["b"].y, batch["c"]) == ("text", 3)
+
+
+def test_the_batch_size_goes_to_a_function_that_takes_it(desk):
+    text = (
+        "def batches(batch_size=2):\n"
+        "    yield torch.zeros(batch_size, 3), torch.zeros(batch_size, 2)\n"
+    )
+    found = desk.load(MODEL + text, batch_size=6)
+    assert next(found.batches())[0].shape == (6, 3)
+    assert not any("batch size is not used" in s for s in found.assumptions)
+
+
+def test_a_batch_size_that_is_not_used_is_said(desk):
+    found = desk.load(MODEL + f"train_loader = [{PAIR.format('1.')}]\n", batch_size=6)
+    assert any("The given batch size is not used" in s for s in found.assumptions)

@@ -87,7 +87,7 @@ def test_the_shape_is_not_used_when_the_file_has_batches(desk):
     found = desk.load(
         MLP + "batch = torch.randn(4, 20), torch.randint(5, (4,))\n", input_shape=(9, 9)
     )
-    assert any("--input is not used" in s for s in found.assumptions)
+    assert any("input shape is not used" in s for s in found.assumptions)
 
 
 @pytest.mark.parametrize(

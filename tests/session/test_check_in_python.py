@@ -111,3 +111,17 @@ def test_an_output_that_cannot_be_written_is_told_and_leaves_nothing(training):
     with pytest.raises(GradscopeError, match="cannot be written"):
         save(diagnosis, "taken/report.json")
     assert sorted(p.name for p in Path.cwd().iterdir()) == [".gradscope", "taken"]
+
+
+def test_the_same_seed_gives_the_same_losses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (
+        FILE + "def get_batch():\n    x = torch.randn(16, 20)\n    return x, x[:, :5].argmax(1)\n"
+    )
+    Path("model.py").write_text(text)
+
+    def losses(seed):
+        return list(gradscope.check("model.py", steps=10, seed=seed).recording.steps["loss"])
+
+    assert losses(0) == losses(0)
+    assert losses(0) != losses(1)

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from gradscope.advise.fix import Change, Edits, Remedy, lead, listed
-from gradscope.advise.membership import (
-    Missing,
+from gradscope.advise.membership import Missing, covered, expression, missing_parameters
+from gradscope.advise.optimizer_change import (
     as_later_optimizer,
+    as_list_item,
     as_param_group,
-    as_registered,
     as_wider_expression,
-    missing_parameters,
 )
+from gradscope.advise.registration import as_registered
 from gradscope.advise.source import Source
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
@@ -51,7 +51,7 @@ class AddToOptimizer(Remedy):
             applicability="exact",
             cost=note,
             edits=edits,
-            snippet=_snippet(hidden or missing, bool(hidden)),
+            snippet=_snippet(recording, hidden or missing, bool(hidden)),
         )
 
 
@@ -61,17 +61,19 @@ def _edits(
     if hidden:
         note = "the names in a state_dict grow: older checkpoints lack them"
         return as_registered(source, hidden), note
-    for way in (as_wider_expression, as_later_optimizer, as_param_group):
+    for way in (as_wider_expression, as_list_item, as_later_optimizer, as_param_group):
         edits = way(recording, source, missing)
         if edits:
             return edits, ""
     return Edits(), ""
 
 
-def _snippet(missing: list[Missing], hidden: bool) -> str:
+def _snippet(recording: Recording, missing: list[Missing], hidden: bool) -> str:
     first = missing[0]
     if hidden:
         attribute = first.path.partition(".")[0]
         return f"self.{attribute} = nn.ModuleList(self.{attribute})  # in place of a plain list"
-    module = f".{first.owner}" if first.owner else ""
-    return f'optimizer.add_param_group({{"params": model{module}.parameters()}})'
+    _, path, whole = covered(recording, missing)[0]
+    name = expression("model", path)
+    group = f"{name}.parameters()" if whole else f"[{name}]"
+    return f'optimizer.add_param_group({{"params": {group}}})'

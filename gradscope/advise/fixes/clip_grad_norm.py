@@ -30,6 +30,7 @@ class ClipGradNorm(Remedy):
     name = "clip-grad-norm"
     answers: ClassVar[Mapping[str, int]] = {
         "GS102": 5,
+        "GS102:initialization": 0,
         "GS102:learning-rate": 2,
         "GS102:through-time": 1,
         "GS103": 1,

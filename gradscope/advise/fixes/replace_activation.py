@@ -112,7 +112,7 @@ class ReplaceActivation(Remedy):
             )
             for file, more in weights.by_file.values():
                 edits.add(file, more)
-            extra = " and initialise for it" if weights else ""
+            extra = ", with Kaiming weights" if weights else ""
         old = modules[0].type if modules else functions[0].call.operation
         behind = [layer.name for function in functions for layer in function.before]
         where = f"in {listed(x.name for x in modules)}" if modules else f"behind {listed(behind)}"

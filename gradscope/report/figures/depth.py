@@ -15,15 +15,16 @@ from gradscope.report.clean import one_line
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
+    Rows,
     Swatch,
     blank,
     compact,
     power_ticks,
     row_axis,
-    rows_height,
 )
 from gradscope.report.numbers import decades, plural, times
 from gradscope.report.theme import colour
+from gradscope.report.view.layers import labels_of
 from gradscope.report.view.numerals import number
 
 MARKED = 40
@@ -62,21 +63,23 @@ def depth_figures(recording: Recording, marked: frozenset[str]) -> tuple[Figure,
             Figure("gain", "Who loses it", f"{missing}, so no layer's gain is known."),
         )
     first = depth_profile(recording, windows.first_window(recording, "activations"))
-    return _profile(first, last, marked), _gains(last, marked)
-
-
-def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) -> Figure:
+    labels = labels_of(recording)
     names = [_name(layer) for layer in last.layers]
-    rows = list(range(len(names)))
-    figure = blank(rows_height(len(names)) + 70)
+    rows = Rows(names, [labels.get(name, name) for name in names], marked)
+    return _profile(first, last, rows), _gains(last, rows)
+
+
+def _profile(first: DepthProfile, last: DepthProfile, rows: Rows) -> Figure:
+    at = list(range(len(rows.names)))
+    figure = blank(rows.height + 70)
     early = {_name(layer): layer.rms for layer in first.layers}
-    before = _logs([early.get(name, math.nan) for name in names])
+    before = _logs([early.get(name, math.nan) for name in rows.names])
     middle = _logs([layer.rms for layer in last.layers])
     low = _logs([layer.rms_low for layer in last.layers])
     high = _logs([layer.rms_high for layer in last.layers])
     figure.add_trace(
         go.Scatter(
-            x=compact(np.concatenate([low, high[::-1]])), y=rows + rows[::-1], mode="lines",
+            x=compact(np.concatenate([low, high[::-1]])), y=at + at[::-1], mode="lines",
             fill="toself", fillcolor=colour("series-1"), opacity=0.22, line={"width": 0},
             hoverinfo="skip", name="eight tenths of the steps",
         )
@@ -87,8 +90,8 @@ def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) ->
     ):
         figure.add_trace(
             go.Scatter(
-                x=compact(values), y=rows, name=name,
-                mode="lines+markers" if len(names) <= MARKED else "lines",
+                x=compact(values), y=at, name=name,
+                mode="lines+markers" if len(at) <= MARKED else "lines",
                 line={"dash": dash, "color": colour(shade), "width": 2},
                 marker={"size": 6, "symbol": symbol, "color": colour(shade)},
                 text=[number(float(10**v)) for v in values],
@@ -102,8 +105,16 @@ def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) ->
         half = max(half, LEAST / 2)
         ends = float(middle_of - half), float(middle_of + half)
         figure.update_xaxes(range=list(ends), **power_ticks(*ends, 6))
+        silent = [row for row, value in enumerate(middle) if not np.isfinite(value)]
+        figure.add_trace(
+            go.Scatter(
+                x=[ends[0]] * len(silent), y=silent, mode="text", hoverinfo="skip",
+                text=["zero or not recorded"] * len(silent), textposition="middle right",
+                textfont={"color": colour("muted")},
+            )
+        )  # fmt: skip
     figure.update_xaxes(title_text="RMS of the gradient at the layer's output")
-    row_axis(figure, names, marked)
+    row_axis(figure, rows)
     return Figure(
         key="depth",
         title="How much arrives",
@@ -113,13 +124,13 @@ def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) ->
             ("layer", "first window", "last window", "10 % of steps below", "10 % of steps above"),
             tuple(
                 (
-                    _name(layer),
+                    label,
                     number(early.get(_name(layer))),
                     number(layer.rms),
                     number(layer.rms_low),
                     number(layer.rms_high),
                 )
-                for layer in last.layers
+                for label, layer in zip(rows.labels, last.layers, strict=True)
             ),
         ),
         plot=figure,
@@ -128,18 +139,17 @@ def _profile(first: DepthProfile, last: DepthProfile, marked: frozenset[str]) ->
             Swatch("series-1", "eight tenths of them", "band"),
             Swatch("series-2", f"first {plural(len(first.steps), 'sampled step')}", "dash"),
         ),
-        data={"layers": names, "layerAxis": "y"},
+        data=rows.data,
     )
 
 
-def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
-    names = [_name(layer) for layer in last.layers]
+def _gains(last: DepthProfile, rows: Rows) -> Figure:
     bars = [bar for row, layer in enumerate(last.layers) for bar in _bars(row, layer)]
     if not bars:
         return Figure(
             "gain", "Who loses it", "No layer had a gradient at its input as well as at its output."
         )
-    figure = blank(rows_height(len(names)) + 70)
+    figure = blank(rows.height + 70)
     for kind, shade, pattern, label in _KINDS:
         own = [bar for bar in bars if bar[0] == kind]
         if not own:
@@ -172,7 +182,7 @@ def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
         tickvals=[math.log10(v) for v in values], ticktext=[f"×{number(v)}" for v in values],
         zeroline=True, zerolinecolor=colour("line-strong"),
     )  # fmt: skip
-    row_axis(figure, names, marked)
+    row_axis(figure, rows)
     present = {bar[0] for bar in bars}
     return Figure(
         key="gain",
@@ -182,8 +192,8 @@ def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
         table=NumberTable(
             ("layer", "kind", "gain", "gain up to the next layer"),
             tuple(
-                (_name(layer), layer.kind, number(layer.gain), number(layer.between))
-                for layer in last.layers
+                (label, layer.kind, number(layer.gain), number(layer.between))
+                for label, layer in zip(rows.labels, last.layers, strict=True)
             ),
         ),
         plot=figure,
@@ -192,7 +202,7 @@ def _gains(last: DepthProfile, marked: frozenset[str]) -> Figure:
             for kind, shade, pattern, label in _KINDS
             if kind in present
         ),
-        data={"layers": names, "layerAxis": "y"},
+        data=rows.data,
     )
 
 

@@ -123,39 +123,50 @@ def style_axes(figure: go.Figure) -> None:
     figure.update_yaxes(**look)
 
 
-def layer_ticks(
-    names: list[str], height: int, marked: frozenset[str] = frozenset()
-) -> dict[str, Any]:
-    """Tick settings for an axis whose position ``i`` is layer ``i``.
+@dataclass(frozen=True)
+class Rows:
+    """The layers of a figure, from the top: row ``i`` is layer ``i``.
 
-    Names in ``marked`` (those a finding is about) get a triangle before them.
+    Attributes:
+        names: what identifies each in the page.
+        labels: what the reader sees.
+        marked: names that a finding is about; they get a triangle.
     """
-    every = max(1, -(-len(names) * ROW // max(height, 1)))
-    last = len(names) - 1
-    # the last layer is always named, and so far from the label before it that the two do not meet
-    shown = [i for i in range(0, last, every) if last - i >= every] + ([last] if names else [])
-    return {
-        "tickmode": "array",
-        "tickvals": shown,
-        "ticktext": [
-            ("▲ " if names[i] in marked else "") + plot_text(shortened(names[i], 22)) for i in shown
-        ],
-    }
+
+    names: list[str]
+    labels: list[str]
+    marked: frozenset[str] = frozenset()
+
+    @property
+    def height(self) -> int:
+        """Pixels for the plot area, between a readable least and a screen's height."""
+        return int(np.clip(20 * len(self.names), 120, 720))
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the page's script needs to choose and to label the rows."""
+        return {"layers": self.names, "labels": self.labels, "layerAxis": "y"}
+
+    def ticks(self) -> dict[str, Any]:
+        """Tick settings; labels are thinned where they would meet, the last one always stands."""
+        every = max(1, -(-len(self.names) * ROW // self.height))
+        last = len(self.names) - 1
+        shown = [i for i in range(0, last, every) if last - i >= every] + [last]
+        return {
+            "tickmode": "array",
+            "tickvals": shown,
+            "ticktext": [
+                ("▲ " if self.names[i] in self.marked else "")
+                + plot_text(shortened(self.labels[i], 22))
+                for i in shown
+            ],
+        }
 
 
-def rows_height(rows: int) -> int:
-    """Pixels for a plot area of ``rows`` layers, between a readable least and a screen's height."""
-    return int(np.clip(20 * rows, 120, 720))
-
-
-def row_axis(figure: go.Figure, names: list[str], marked: frozenset[str]) -> None:
+def row_axis(figure: go.Figure, rows: Rows) -> None:
     """Put the layers on the y axis, the input on top, as in every figure with layers."""
-    figure.update_yaxes(
-        range=[len(names) - 0.5, -0.5],
-        showgrid=False,
-        **layer_ticks(names, rows_height(len(names)), marked),
-    )
-    figure.update_layout(margin={"l": 150, "r": 16, "t": 12, "b": 58})
+    figure.update_yaxes(range=[len(rows.names) - 0.5, -0.5], showgrid=False, **rows.ticks())
+    figure.update_layout(margin={"l": 150, "r": 26, "t": 12, "b": 58})
 
 
 def shortened(name: str, most: int) -> str:

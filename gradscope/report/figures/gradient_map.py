@@ -12,13 +12,14 @@ import plotly.graph_objects as go
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
+    Rows,
     Scale,
     Swatch,
     blank,
     compact,
-    layer_ticks,
     nice_step_ticks,
     powers,
+    row_axis,
 )
 from gradscope.report.numbers import plural
 from gradscope.report.theme import CIVIDIS, colour
@@ -52,9 +53,8 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
     groups = _groups(len(layers.steps))
     middle, largest, cells = _reduce(layers, groups)
     seen = middle[np.isfinite(middle)]
-    names = layers.names
-    inner = int(np.clip(20 * len(names), 160, 720))
-    figure = blank(inner + 56)
+    rows = Rows(layers.names, layers.labels, marked)
+    figure = blank(rows.height + 56)
     present = [state for state in _STATES if (cells == state[0]).any()]
     for cell, shade, label, _ in present:
         figure.add_trace(_flat(cells == cell, shade, label))
@@ -86,6 +86,7 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
         )
     starts = layers.steps[[first for first, _ in groups]]
     positions, labels = nice_step_ticks(starts)
+    row_axis(figure, rows)
     figure.update_layout(
         margin={"l": 150, "r": 16, "t": 6, "b": 50},
         plot_bgcolor=colour("not-recorded"),
@@ -94,9 +95,6 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
         title_text="sampled step", tickmode="array", tickvals=positions, ticktext=labels,
         showgrid=False, range=[-0.5, len(groups) - 0.5],
     )  # fmt: skip
-    figure.update_yaxes(
-        showgrid=False, range=[len(names) - 0.5, -0.5], **layer_ticks(names, inner, marked)
-    )
     return Figure(
         key="map",
         title="Where and when",
@@ -109,7 +107,7 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
             *([Swatch("not-recorded", "not recorded")] if (cells == 0).any() else []),
             *(
                 [Swatch("muted", "a finding is about this layer", "sign", "▲")]
-                if marked & set(names)
+                if marked & set(rows.names)
                 else []
             ),
         ),
@@ -119,12 +117,11 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
         ),
         reduced=_reduced(len(layers.steps), len(groups)),
         data={
-            "layers": names,
-            "layerAxis": "y",
+            **rows.data,
             "columns": [[int(layers.steps[a]), int(layers.steps[b - 1])] for a, b in groups],
             "cells": cells.tolist(),
             "excess": compact(largest - middle, 1) if len(groups) < len(layers.steps) else None,
-            "marked": sorted(marked & set(names)),
+            "marked": sorted(marked & set(rows.names)),
         },
     )
 
@@ -191,8 +188,8 @@ def _reading(layers: Layers) -> str:
             small, large = known[column[known].argmin()], known[column[known].argmax()]
             span = np.log10(column[large] / column[small])
             parts.append(
-                f"At step {step:,} the gradient is smallest in {layers.names[small]} "
-                f"({number(column[small])}) and largest in {layers.names[large]} "
+                f"At step {step:,} the gradient is smallest in {layers.labels[small]} "
+                f"({number(column[small])}) and largest in {layers.labels[large]} "
                 f"({number(column[large])}): {span:.1f} orders of magnitude apart."
             )
     broken = np.argwhere(layers.cells == Cell.NON_FINITE)
@@ -218,7 +215,7 @@ def _reduced(steps: int, columns: int) -> str:
 
 def _table(layers: Layers) -> NumberTable:
     rows = []
-    for name, rms, cells in zip(layers.names, layers.rms, layers.cells, strict=True):
+    for name, rms, cells in zip(layers.labels, layers.rms, layers.cells, strict=True):
         finite = rms[np.isfinite(rms)]
         texts = [ABSENT] * 5
         if len(finite):

@@ -13,12 +13,12 @@ from gradscope.recording.reader import Recording
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
+    Rows,
     Scale,
     Swatch,
     blank,
     compact,
     row_axis,
-    rows_height,
 )
 from gradscope.report.numbers import plural
 from gradscope.report.theme import CIVIDIS, colour
@@ -53,9 +53,9 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
     counts = recording.vectors("gradients", "exponents")[keep].astype(np.float64)
     frame = frame[keep]
     row_by_parameter = {p: row for row, layer in enumerate(layers.layers) for p in layer.parameters}
-    rows = frame["parameter_id"].map(row_by_parameter)
-    known = rows.notna().to_numpy()
-    at = rows[known].to_numpy(np.int64)
+    owners = frame["parameter_id"].map(row_by_parameter)
+    known = owners.notna().to_numpy()
+    at = owners[known].to_numpy(np.int64)
     bins, looked = np.zeros((len(layers.layers), EXPONENT_BINS)), np.zeros(len(layers.layers))
     zeros = np.zeros(len(layers.layers))
     np.add.at(bins, at, counts[known])
@@ -64,10 +64,10 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
     shown = np.flatnonzero(looked > 0)
     share = bins[shown] / looked[shown, None]
     zero_share = zeros[shown] / looked[shown]
-    names = [layers.layers[row].name for row in shown]
+    rows = Rows([layers.names[i] for i in shown], [layers.labels[i] for i in shown], marked)
     first, last = _span(share)
     top = max(float(100 * share.max()), 1.0)
-    figure = blank(rows_height(len(names)) + 80)
+    figure = blank(rows.height + 80)
     figure.add_trace(
         go.Heatmap(
             x=list(range(first, last + 1)),
@@ -96,14 +96,14 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
                 x=_position(edge), y=1, yref="paper", yanchor="bottom", xanchor=side, text=label,
                 showarrow=False, font={"size": 11, "color": colour("text")},
             )  # fmt: skip
-    row_axis(figure, names, marked)
+    row_axis(figure, rows)
     figure.update_layout(margin={"l": 150, "r": 16, "t": 24, "b": 52})
     below = share[:, : EXPONENT_EDGES.index(-24) + 1].sum(axis=1)
     subnormal = share[:, : EXPONENT_EDGES.index(-14) + 1].sum(axis=1) - below
     return Figure(
         key="formats",
         title=title,
-        reading=_reading(names, below, zero_share),
+        reading=_reading(rows.labels, below, zero_share),
         help=_HELP,
         table=NumberTable(
             ("layer", "below 2^-24: 0 in float16", "2^-24 to 2^-14: imprecise in float16",
@@ -111,7 +111,7 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
             tuple(
                 (name, *(percent(float(v)) for v in values))
                 for name, *values in zip(
-                    names, below, subnormal, share[:, -1], zero_share, strict=True
+                    rows.labels, below, subnormal, share[:, -1], zero_share, strict=True
                 )
             ),
         ),
@@ -124,7 +124,7 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
             Swatch("series-2", "limits of a number format", "dash"),
             Swatch("surface", f"no element, of {plural(len(window), 'sampled step')}"),
         ),
-        data={"layers": names, "layerAxis": "y"},
+        data=rows.data,
     )  # fmt: skip
 
 

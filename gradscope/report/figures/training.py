@@ -13,7 +13,14 @@ from gradscope.diagnose.growth import total_norm
 from gradscope.diagnose.learning import LossCurve, gate, loss_curve
 from gradscope.recording.reader import Recording
 from gradscope.report.escape import plot_text
-from gradscope.report.figures.figure import Figure, NumberTable, Swatch, blank, style_axes
+from gradscope.report.figures.figure import (
+    Figure,
+    NumberTable,
+    Swatch,
+    blank,
+    power_ticks,
+    style_axes,
+)
 from gradscope.report.numbers import number, plural
 from gradscope.report.theme import colour
 from gradscope.report.view.numerals import ABSENT
@@ -119,7 +126,7 @@ def _loss(figure: go.Figure, curve: LossCurve) -> None:
             )
         )  # fmt: skip
     if len(finite) and finite.min() > 0 and finite.max() > 50 * finite.min():
-        figure.update_layout(yaxis={"type": "log", "dtick": 1, "exponentformat": "power"})
+        figure.update_layout(yaxis=_log_axis(finite))
 
 
 def _norms(figure: go.Figure, recording: Recording, steps: Floats, norm: Floats) -> None:
@@ -133,7 +140,12 @@ def _norms(figure: go.Figure, recording: Recording, steps: Floats, norm: Floats)
         limit = frame["clip_limit"].to_numpy(np.float64)
         figure.add_trace(_line(*_thinned(at, limit), "series-2", "clip limit", "y2", "dash"))
     if len(positive) and positive.max() > 50 * positive.min():
-        figure.update_layout(yaxis2={"type": "log", "exponentformat": "power"})
+        figure.update_layout(yaxis2=_log_axis(positive))
+
+
+def _log_axis(values: Floats) -> dict[str, object]:
+    ticks = power_ticks(math.log10(values.min()), math.log10(values.max()), 4)
+    return {"type": "log", **ticks, "tickvals": [10.0**power for power in ticks["tickvals"]]}
 
 
 def _timeline(figure: go.Figure, findings: tuple[Finding, ...]) -> None:

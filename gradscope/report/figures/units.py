@@ -15,13 +15,14 @@ from gradscope.report.clean import one_line
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
+    Rows,
     Swatch,
     blank,
     row_axis,
-    rows_height,
 )
 from gradscope.report.numbers import plural
 from gradscope.report.theme import colour
+from gradscope.report.view.layers import labels_of
 from gradscope.report.view.numerals import number, percent
 
 FLAT = 0.05
@@ -43,6 +44,7 @@ _PARTS = (
 @dataclass(frozen=True)
 class _Units:
     name: str
+    label: str
     activation: str
     units: int
     dead: int
@@ -65,7 +67,7 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
     table = NumberTable(
         ("activation", "kind", "units", "dead", "flat", "mean slope", "batches"),
         tuple(
-            (item.name, item.activation, f"{item.units:,}", f"{item.dead:,}", f"{item.flat:,}",
+            (item.label, item.activation, f"{item.units:,}", f"{item.dead:,}", f"{item.flat:,}",
              percent(item.slope), f"{item.batches:,}")
             for item in found
         ),
@@ -75,8 +77,8 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
     if not found:
         # a page of full bars would say nothing that the sentence does not
         return Figure("units", "Dead and flat units", reading, _HELP, table)
-    names = [item.name for item in found]
-    figure = blank(rows_height(len(names)) + 70)
+    rows = Rows([item.name for item in found], [item.label for item in found], marked)
+    figure = blank(rows.height + 70)
     for part, shade, pattern, label in _PARTS:
         shares = [getattr(item, part) / item.units for item in found]
         if not any(shares):
@@ -84,7 +86,7 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
         figure.add_trace(
             go.Bar(
                 x=[round(share, 4) for share in shares],
-                y=list(range(len(names))),
+                y=list(range(len(found))),
                 orientation="h",
                 name=label,
                 width=0.72,
@@ -106,7 +108,7 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
         tickformat=".0%",
         tickvals=[0, 0.25, 0.5, 0.75, 1],
     )
-    row_axis(figure, names, marked)
+    row_axis(figure, rows)
     return Figure(
         key="units",
         title="Dead and flat units",
@@ -119,7 +121,7 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
             for part, shade, pattern, label in _PARTS
             if any(getattr(item, part) for item in found)
         ),
-        data={"layers": names, "layerAxis": "y"},
+        data=rows.data,
     )
 
 
@@ -128,6 +130,7 @@ def _states(recording: Recording) -> list[_Units]:
     window = windows.last_window(recording, "units")
     frame = frame[frame["step"].isin(window)]
     dead = {(w.module_id, w.activation): w for w in unit_windows(recording)}
+    labels = labels_of(recording)
     order = recording.modules["order"].to_dict()
     found: list[tuple[float, _Units]] = []
     for (module, kind), rows in frame.groupby(["module_id", "activation"]):
@@ -140,6 +143,7 @@ def _states(recording: Recording) -> list[_Units]:
         name = one_line(recording.module_names.get(int(module), "")) or "the model"
         item = _Units(
             name=name,
+            label=labels.get(name, name),
             activation=Activation(int(kind)).name.lower(),
             units=int(rows["looked_at"].iloc[-1]),
             dead=gone,
@@ -159,7 +163,7 @@ def _reading(found: list[_Units]) -> str:
         return f"All {units:,} units of {plural(len(found), 'activation')} are live."
     worst = max(found, key=lambda item: (item.dead + item.flat) / item.units)
     return (
-        f"{dead:,} of {plural(units, 'unit')} are dead and {flat:,} flat; most in {worst.name}, "
+        f"{dead:,} of {plural(units, 'unit')} are dead and {flat:,} flat; most in {worst.label}, "
         f"where {percent((worst.dead + worst.flat) / worst.units)} of the units pass next to "
         f"nothing back (mean slope {number(worst.slope)} of the largest)."
     )

@@ -10,12 +10,12 @@ from gradscope.recording.reader import Recording
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
+    Rows,
     Swatch,
     blank,
     compact,
     power_ticks,
     row_axis,
-    rows_height,
 )
 from gradscope.report.numbers import plural
 from gradscope.report.theme import colour
@@ -44,14 +44,14 @@ def updates_figure(recording: Recording, layers: Layers, marked: frozenset[str])
     ratios = {int(p): group.to_numpy() for p, group in frame.groupby("parameter_id")["ratio"]}
     moved = (frame["changed"] / frame["looked_at"]).groupby(frame["parameter_id"]).median()
     shown = [layer for layer in layers.layers if layer.parameters[0] in ratios]
-    names = [layer.name for layer in shown]
+    rows = Rows([layer.name for layer in shown], [layer.label for layer in shown], marked)
     quantiles = np.array(
         [np.quantile(ratios[layer.parameters[0]], (0.1, 0.5, 0.9)) for layer in shown]
     )
     zero = quantiles[:, 1] == 0
     with np.errstate(divide="ignore"):
         low, middle, high = np.log10(np.where(quantiles > 0, quantiles, np.nan)).T
-    figure = blank(rows_height(len(names)) + 70)
+    figure = blank(rows.height + 70)
     figure.add_vrect(
         x0=np.log10(BAND[0]), x1=np.log10(BAND[1]), fillcolor=colour("series-quiet"), opacity=0.16,
         line_width=0, layer="below",
@@ -59,7 +59,7 @@ def updates_figure(recording: Recording, layers: Layers, marked: frozenset[str])
     figure.add_vline(x=-3, line={"color": colour("series-quiet"), "width": 1, "dash": "dot"})
     figure.add_trace(
         go.Scatter(
-            x=compact(middle), y=list(range(len(names))), mode="markers",
+            x=compact(middle), y=list(range(len(shown))), mode="markers",
             marker={"size": 8, "color": colour("series-1")},
             error_x={
                 "type": "data", "symmetric": False, "array": compact(high - middle),
@@ -83,16 +83,16 @@ def updates_figure(recording: Recording, layers: Layers, marked: frozenset[str])
     figure.update_xaxes(
         title_text="update ratio: step over weights", range=list(ends), **power_ticks(*ends, 7)
     )
-    row_axis(figure, names, marked)
+    row_axis(figure, rows)
     return Figure(
         key="updates",
         title="What the weights feel",
-        reading=_reading(names, quantiles[:, 1]),
+        reading=_reading(rows.labels, quantiles[:, 1]),
         help=_HELP,
         table=NumberTable(
             ("layer", "10 % of steps below", "median ratio", "10 % above", "elements that moved"),
             tuple(
-                (layer.name, *(number(float(v)) for v in row),
+                (layer.label, *(number(float(v)) for v in row),
                  percent(float(moved[layer.parameters[0]])))
                 for layer, row in zip(shown, quantiles, strict=True)
             ),
@@ -102,7 +102,7 @@ def updates_figure(recording: Recording, layers: Layers, marked: frozenset[str])
             Swatch("series-1", f"median of the last {plural(len(window), 'sampled step')}", "dot"),
             Swatch("series-quiet", "1e-4 to 1e-2: a rule of thumb, not a law", "band"),
         ),
-        data={"layers": names, "layerAxis": "y"},
+        data=rows.data,
     )  # fmt: skip
 
 

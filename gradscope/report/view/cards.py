@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from gradscope.diagnose.diagnosis import Diagnosis
-from gradscope.diagnose.finding import Evidence, Finding, Fix
+from gradscope.diagnose.finding import Evidence, Finding, Fix, Origin
 from gradscope.report import summary
 from gradscope.report.clean import lines, one_line
 from gradscope.report.escape import anchor, scrub
 from gradscope.report.excerpt import Excerpt, excerpt
 from gradscope.report.view.layers import Layers
 from gradscope.report.view.numerals import distance, measured
-from gradscope.report.view.prose import breakable, section, sentence
+from gradscope.report.view.prose import breakable, prose, section, sentence
 from gradscope.report.view.trend import Trend, trend
 
 SEVERITY = {
@@ -37,6 +37,8 @@ _APPLICABILITY = {
     ),
     "idea": ("an idea", "no line to change was found; adapt it to your code"),
 }
+SAMPLES = 8
+"""Most indices of samples that are written out."""
 _ALSO_SHOWN = 8
 """One more is shown, too: a fold for a single name would hide more than it saves."""
 
@@ -85,7 +87,11 @@ class FixView:
 
 @dataclass(frozen=True)
 class Card:
-    """A finding."""
+    """A finding.
+
+    Attributes:
+        origin: terms and texts about the operation that made the first NaN or Inf.
+    """
 
     id: str
     code: str
@@ -103,6 +109,7 @@ class Card:
     also_more: tuple[Markup, ...]
     trend: Trend | None
     evidence: tuple[EvidenceRow, ...]
+    origin: tuple[tuple[str, Markup], ...]
     why: Markup
     causes: tuple[Markup, ...]
     fixes: tuple[FixView, ...]
@@ -149,6 +156,7 @@ def _card(
         also_more=also[shown:],
         trend=trend(finding, diagnosis.recording, layers),
         evidence=tuple(_evidence(item) for item in finding.evidence),
+        origin=_origin(finding.origin),
         why=sentence(finding.why),
         causes=tuple(sentence(cause) for cause in finding.causes),
         fixes=tuple(_fix(fix) for fix in finding.fixes),
@@ -176,6 +184,24 @@ def _evidence(item: Evidence) -> EvidenceRow:
         limit="" if item.limit is None else measured(item.limit, unit),
         distance=distance(item.value, item.limit),
     )
+
+
+def _origin(origin: Origin | None) -> tuple[tuple[str, Markup], ...]:
+    if origin is None:
+        return ()
+    place = scrub(one_line(str(origin.location))) if origin.location else ""
+    samples = ", ".join(str(sample) for sample in origin.samples[:SAMPLES])
+    if len(origin.samples) > SAMPLES:
+        samples += f" and {len(origin.samples) - SAMPLES} more"
+    entries = (
+        ("Born in", prose(f"`{origin.operation}`" if origin.operation else "")),
+        ("Phase", prose(origin.phase)),
+        ("Module", breakable(origin.module or "the model")),
+        ("Line", breakable(place)),
+        ("Samples of the batch", prose(samples)),
+        ("Why", sentence(origin.reason)),
+    )
+    return tuple((term, text) for term, text in entries if text)
 
 
 def _fix(fix: Fix) -> FixView:

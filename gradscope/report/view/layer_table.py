@@ -35,9 +35,10 @@ class NumberCell:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer."""
+    """One layer; ``label`` is its name as a reader wants it."""
 
     name: str
+    label: str
     type: str
     place: str
     weights: NumberCell
@@ -59,6 +60,7 @@ def layer_rows(diagnosis: Diagnosis, layers: Layers, found: tuple[Card, ...]) ->
     looked = gradients[gradients["looked_at"] > 0]
     sums = looked.groupby("parameter_id")[["zeros", "looked_at"]].sum()
     zero_counts, looked_at = sums["zeros"].to_dict(), sums["looked_at"].to_dict()
+    findings = _findings(diagnosis, layers, found)
     rows = []
     for at, layer in enumerate(layers.layers):
         finite = layers.rms[at][np.isfinite(layers.rms[at])]
@@ -67,6 +69,7 @@ def layer_rows(diagnosis: Diagnosis, layers: Layers, found: tuple[Card, ...]) ->
         rows.append(
             LayerRow(
                 name=layer.name,
+                label=layer.label,
                 type=layer.type,
                 place=scrub(one_line(layer.place)),
                 weights=NumberCell(f"{layer.count:,}", str(layer.count)),
@@ -76,7 +79,7 @@ def layer_rows(diagnosis: Diagnosis, layers: Layers, found: tuple[Card, ...]) ->
                 if total
                 else NumberCell("–", ""),
                 state=_state(layers, at),
-                findings=_findings(diagnosis, layers, at, found),
+                findings=tuple(findings.get(at, ())),
             )
         )
     return rows
@@ -93,13 +96,13 @@ def _state(layers: Layers, row: int) -> str:
 
 
 def _findings(
-    diagnosis: Diagnosis, layers: Layers, row: int, found: tuple[Card, ...]
-) -> tuple[tuple[str, str, str], ...]:
-    return tuple(
-        (card.severity, card.code, card.id)
-        for finding, card in zip(diagnosis.findings, found, strict=True)
-        if any(
-            name and layers.row_of(name) == row
-            for name in (*finding.modules, *finding.parameters, *finding.also)
-        )
-    )
+    diagnosis: Diagnosis, layers: Layers, found: tuple[Card, ...]
+) -> dict[int, list[tuple[str, str, str]]]:
+    """What is found about each row that a finding names as cause or as reached."""
+    by_row: dict[int, list[tuple[str, str, str]]] = {}
+    for finding, card in zip(diagnosis.findings, found, strict=True):
+        names = (*finding.modules, *finding.parameters, *finding.also)
+        rows = {row for name in names if name and (row := layers.row_of(name)) is not None}
+        for row in rows:
+            by_row.setdefault(row, []).append((card.severity, card.code, card.id))
+    return by_row

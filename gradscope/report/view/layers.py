@@ -61,6 +61,11 @@ class Layer:
     count: int
     place: str
 
+    @property
+    def label(self) -> str:
+        """The name as a reader wants it: with its class where it is only a number."""
+        return labelled(self.name, self.type)
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -83,6 +88,11 @@ class Layers:
         """Names in order."""
         return [layer.name for layer in self.layers]
 
+    @property
+    def labels(self) -> list[str]:
+        """Labels in order."""
+        return [layer.label for layer in self.layers]
+
     def row_of(self, name: str) -> int | None:
         """Row of the layer called ``name``, or of the layer that owns the parameter ``name``."""
         names, name = self.names, one_line(name)
@@ -90,6 +100,20 @@ class Layers:
             return names.index(name)
         owner = name.rpartition(".")[0]
         return names.index(owner) if owner in names else None
+
+
+def labelled(name: str, kind: str) -> str:
+    """``name``, followed by the class ``kind`` where it says nothing itself: "3 Linear"."""
+    return f"{name} {kind}" if name.isdecimal() else name
+
+
+def labels_of(recording: Recording) -> dict[str, str]:
+    """Label of each module by its name."""
+    modules = recording.modules
+    return {
+        one_line(str(name)): labelled(one_line(str(name)), one_line(str(kind)))
+        for name, kind in zip(modules["name"], modules["type"], strict=True)
+    }
 
 
 def layers_of(recording: Recording) -> Layers:

@@ -47,11 +47,11 @@ def trend(finding: Finding, recording: Recording, layers: Layers) -> Trend | Non
     )
     if row is None or not np.isfinite(layers.rms[row]).any():
         return _loss(finding, recording)
-    name = layers.names[row]
+    name = layers.labels[row]
     lines = [Line(name, _logs(layers.rms[row]), "line")]
     other = ""
     if row != len(layers.layers) - 1 and np.isfinite(layers.rms[-1]).any():
-        last = layers.names[-1]
+        last = layers.labels[-1]
         lines.insert(0, Line(last, _logs(layers.rms[-1]), "quiet"))
         other = f"{last}: {_ends(layers.rms[-1])}"
     caption = f"{name}: {_ends(layers.rms[row])}"

@@ -47,7 +47,7 @@ function fitted(layout, data, width, marked) {
   const narrow = width < 480;
   const longest = narrow ? 14 : 22;
   const shown = layout.yaxis.tickvals;
-  const names = shown.map((at) => shortened(data.layers[at], longest));
+  const names = shown.map((at) => shortened(data.labels[at], longest));
   const text = shown.map((at, i) => (marked.has(data.layers[at]) ? "▲ " : "") + plain(names[i]));
   const widest = Math.max(...shown.map((at, i) => names[i].length + (marked.has(data.layers[at]) ? 2 : 0)));
   const left = Math.min(Math.round(widest * 7.0) + 16, narrow ? 124 : 184);
@@ -88,7 +88,7 @@ function hoverTexts(traces, data) {
       if (value === null) return "";
       const [first, last] = data.columns[c];
       const when = first === last ? `step ${first.toLocaleString("en")}` : `steps ${first.toLocaleString("en")} to ${last.toLocaleString("en")}`;
-      return `${plain(data.layers[r])}<br>${when}: ${own ? sized(value) : trace.name}`;
+      return `${plain(data.labels[r])}<br>${when}: ${own ? sized(value) : trace.name}`;
     }));
     return { ...trace, z, text, hovertemplate: "%{text}<extra></extra>" };
   });
@@ -158,11 +158,12 @@ async function showPick() {
     out.textContent = `Step ${Number(state.step).toLocaleString("en")} is marked in every figure over steps.`;
     return;
   }
+  const name = data.labels[row];
   const line = plot.data.find((trace) => trace.name === "gradient").z[row];
   const known = line.filter((value) => value !== null);
   const size = (value) => `gradient RMS ${sized(value)}`;
   if (state.step === "") {
-    out.textContent = known.length ? `${state.layer}: ${size(known[0])} at first, ${sized(known[known.length - 1])} at last.` : `${state.layer} never had a finite gradient.`;
+    out.textContent = known.length ? `${name}: ${size(known[0])} at first, ${sized(known[known.length - 1])} at last.` : `${name} never had a finite gradient.`;
     return;
   }
   const column = columnOf(data, Number(state.step));
@@ -170,7 +171,7 @@ async function showPick() {
   const cell = data.cells[row][column];
   const [first, last] = data.columns[column];
   const when = first === last ? `step ${first.toLocaleString("en")}` : `steps ${first.toLocaleString("en")} to ${last.toLocaleString("en")}`;
-  out.textContent = `${state.layer}, ${when}: ${cell === 4 ? size(line[column]) : words[cell]}.`;
+  out.textContent = `${name}, ${when}: ${cell === 4 ? size(line[column]) : words[cell]}.`;
 }
 
 function setUpFigures() {

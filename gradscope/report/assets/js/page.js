@@ -62,26 +62,31 @@ function saveJson() {
 
 let before = null;
 
+// Paper is light and narrow: everything is opened and the figures are drawn anew for it. Drawing needs
+// no wait once the library is there, so that it is done before the browser's own print takes its picture.
 function preparePrint() {
-  before ??= folds().filter((fold) => !fold.open);
-  for (const fold of before) fold.open = true;
+  if (before) return Promise.resolve();
+  before = { closed: folds().filter((fold) => !fold.open), theme: root.dataset.theme };
+  for (const fold of before.closed) fold.open = true;
+  root.dataset.theme = "light";
+  root.classList.add("printing");
+  return redraw();
 }
 
 function afterPrint() {
-  for (const fold of before || []) fold.open = false;
+  if (!before) return;
+  for (const fold of before.closed) fold.open = false;
+  if (before.theme) root.dataset.theme = before.theme;
+  else delete root.dataset.theme;
+  root.classList.remove("printing");
   before = null;
   redraw();
 }
 
 async function printPage() {
-  preparePrint();
-  // colours come from the style sheet, which is light on paper: draw with the light values
-  const theme = root.dataset.theme;
-  root.dataset.theme = "light";
+  await preparePrint();
   await drawAll();
   window.print();
-  if (theme) root.dataset.theme = theme;
-  else delete root.dataset.theme;
   afterPrint();
 }
 
@@ -93,6 +98,12 @@ const ACTS = {
 };
 
 function onKey(event) {
+  if ((event.ctrlKey || event.metaKey) && event.key === "p") {
+    // figures that were never in view are drawn first
+    event.preventDefault();
+    printPage();
+    return;
+  }
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.closest("input, select, textarea");
   if (event.key === "Escape") {
