@@ -67,8 +67,8 @@ def activations(
     sizes = np.concatenate([row.counts for _, row in kept])
     with np.errstate(over="ignore", invalid="ignore"):
         sum_sq = np.bincount(owner, weights=read[:, 1] ** 2)
-    largest = np.full(len(kept), -np.inf)
-    np.maximum.at(largest, owner, read[:, 2])  # keeps a NaN
+        largest = np.full(len(kept), -np.inf)
+        np.maximum.at(largest, owner, read[:, 2])  # keeps a NaN
     # a norm that overflowed although every element is finite is absent, not infinite
     sum_sq[~np.isfinite(sum_sq) & np.isfinite(largest)] = np.nan
     rows["step"] = step

@@ -177,5 +177,5 @@ def _why(severity: Severity, share: float, learning: Learning) -> str:
 def _cause(kind: str, members: list[ParameterState]) -> str:
     cut = next((s for s in members if s.cut), None)
     if cut and cut.operation:
-        return f"`{cut.operation}` at {cut.cut}. {_FIXES[kind]}"
+        return f"`{cut.operation}` at {cut.cut} stands between it and the loss."
     return f"{_FIXES[kind]} {code(members[0].module)} is the first of them."

@@ -70,6 +70,7 @@ def test_the_cut_is_the_location():
     assert finding.summary == (
         "`cut` never gets a gradient: the graph is cut before it by `detach` at net.py:21."
     )
+    assert finding.causes == ("`detach` at net.py:21 stands between it and the loss.",)
     assert finding.modules == ("cut",)
     assert finding.parameters == ("cut.weight",)
 

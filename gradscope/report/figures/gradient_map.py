@@ -80,6 +80,7 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
                 y=[r for r, _, _ in glyphs],
                 text=[sign for _, _, sign in glyphs],
                 mode="text",
+                textposition="middle right",
                 textfont={"color": colour("glyph"), "size": 13},
                 hoverinfo="skip",
             )

@@ -66,7 +66,7 @@ def strip(recording: Recording, facts: RunFacts) -> tuple[Fact, ...]:
         Fact("Number format", one_line(facts.dtype or ""), f"autocast {amp}" if amp else ""),
         Fact("Device", one_line(facts.device or ""), _ranks(run)),
         Fact("Seed", str(run["seed"]) if run.get("seed") is not None else ""),
-        Fact("Cost of watching", percent(facts.fraction), _per_step(facts)),
+        Fact("Cost of watching", percent(facts.fraction), _per_step(run, facts)),
     )  # fmt: skip
     return tuple(fact for fact in entries if fact.value and fact.value != "–")
 
@@ -158,9 +158,11 @@ def _clipping(steps: pd.DataFrame) -> tuple[str, str]:
     return f"norm ≤ {values[0]}", f"at work on {bound:,} of {plural(len(limits), 'step')}"
 
 
-def _per_step(facts: RunFacts) -> str:
-    known = facts.seconds_per_step is not None
-    return f"{seconds(facts.seconds_per_step)} a step" if known else ""
+def _per_step(run: dict[str, Any], facts: RunFacts) -> str:
+    if facts.seconds_per_step is None:
+        return ""
+    text = f"{seconds(facts.seconds_per_step)} a step"
+    return f"{text}: check looks at every one" if run.get("command") == "check" else text
 
 
 def _ranks(run: dict[str, Any]) -> str:
