@@ -63,7 +63,9 @@ def compile_in_use() -> bool:
     A function mode is part of the guards of compiled code: entering one makes it recompile.
     """
     frames = sys.modules.get("torch._dynamo.eval_frame")
-    return bool(getattr(frames, "cached_backends", None))
+    backends = getattr(frames, "cached_backends", None) or {}
+    # an optimizer's own step leaves an entry None, which is no compiled code
+    return any(backend is not None for backend in backends.values())
 
 
 def is_compiled(module: torch.nn.Module) -> bool:
