@@ -134,13 +134,25 @@ def _as_attribute(
     file: SourceFile, call: ast.Call, attribute: str, code: str, suffix: str
 ) -> list[Edit] | None:
     uses = calls_of(file, call, attribute)
-    if len(uses) != 1:
+    if len(uses) != 1 or not _is_always_set(file, call, attribute):
         return None
     name = file.free_name(f"{attribute}_{suffix}")
     added = after_statement(file, file.statement(call), [f"self.{name} = {code}"])
     if added is None:
         return None
     return [*added, *wrapped(file, uses[0], uses[0], f"self.{name}(", ")")]
+
+
+def _is_always_set(file: SourceFile, call: ast.Call, attribute: str) -> bool:
+    """Whether the attribute gets this one value, whatever branch the constructor takes."""
+    owner = file.enclosing(call, ast.ClassDef)
+    settings = [
+        node
+        for node in file.all(ast.Assign)
+        if dotted(node.targets[0]) == f"self.{attribute}"
+        and file.enclosing(node, ast.ClassDef) is owner
+    ]
+    return len(settings) == 1 and isinstance(file.parents[settings[0]], ast.FunctionDef)
 
 
 def _is_named_pair(node: ast.Tuple) -> bool:

@@ -47,7 +47,10 @@ def source_record(file: str) -> dict[str, Any] | None:
 
 def _read(file: str) -> str | None:
     try:
-        with tokenize.open(file) as stream:
+        with Path(file).open("rb") as raw:
+            encoding, _ = tokenize.detect_encoding(raw.readline)
+        # with the line ends as they are: a diff against the text has to apply to the file
+        with Path(file).open(encoding=encoding, newline="") as stream:
             return stream.read(TEXT_LIMIT)
     except (OSError, SyntaxError, UnicodeDecodeError):
         return None

@@ -148,3 +148,26 @@ def test_the_norm_trains_with_the_model(study):
     assert all(
         not torch.equal(a, b) for a, b in zip(before, norms(model)[0].parameters(), strict=True)
     )
+
+
+def test_a_layer_of_one_branch_brings_its_norm_along(study):
+    text = HEAD + """
+class Block(nn.Module):
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.main = nn.Linear(inputs, outputs)
+        self.shortcut = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = nn.Linear(inputs, outputs)
+
+    def forward(self, x):
+        return torch.tanh(self.main(x)) + self.shortcut(x)
+
+
+model = nn.Sequential(Block(8, 8), Block(8, 16), nn.Linear(16, 4))
+"""
+    done = study(text, 8)
+    model = done.rebuilt(done.fixes("GS101", modules=("1.shortcut",))["batch-norm"])
+    assert model(torch.randn(4, 8)).shape == (4, 4)
+    assert isinstance(model[0].shortcut, nn.Identity)
+    assert len(norms(model)) == 1

@@ -8,6 +8,7 @@ from torch import nn
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.flow import depth_profile
+from gradscope.recording.reader import Recording
 
 
 def test_decades_are_the_product_of_gains():
@@ -128,3 +129,8 @@ def test_an_empty_recording_has_no_layers():
     profile = depth_profile(Synthetic(10).build())
     assert profile.layers == ()
     assert math.isnan(profile.decades)
+
+
+def test_a_recording_without_modules_has_no_layers():
+    profile = depth_profile(Recording({}, {}))
+    assert profile.layers == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from markupsafe import Markup
 
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Evidence, Finding, Fix, Origin
+from gradscope.diagnose.selection import ignore_keys
 from gradscope.report import summary
 from gradscope.report.clean import lines, one_line
 from gradscope.report.escape import anchor, scrub
@@ -161,10 +163,15 @@ def _card(
         causes=tuple(sentence(cause) for cause in finding.causes),
         fixes=tuple(_fix(fix) for fix in finding.fixes),
         wrong_when=section(page, "When it is wrong"),
-        silence=f'ignore = ["{finding.code}{":" if name else ""}{one_line(name)}"]',
+        silence=_silence(finding),
         has_page=bool(page),
         layer_name=one_line(name),
     )
+
+
+def _silence(finding: Finding) -> str:
+    keys = ", ".join(json.dumps(one_line(key)) for key in ignore_keys(finding))
+    return f"ignore = [{keys}]"
 
 
 def _when(finding: Finding, diagnosis: Diagnosis) -> str:
