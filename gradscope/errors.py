@@ -7,7 +7,7 @@
     ├── RecordingError                exit 2   a run folder that cannot be read
     └── ModelError                    exit 3   the user's model could not be loaded or run
         ├── LoadError                 exit 3   importing the file or building the objects failed
-        └── StepError                 exit 3   a forward, backward or update of the user's code failed
+        └── StepError                 exit 3   a forward, backward or update of it failed
 
 A message says what happened, where, which value was seen, which values are legal, and what to do
 next. Catch all of them with::

@@ -86,9 +86,7 @@ class Layers:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         rows = _rows(recording.modules)
-        # a root that runs several times in a look would make each of its layers seem shared
-        runs = {int(r["module"]): int(r["calls"] or 1) for r in rows if r["module"] == r["root"]}
-        found = [_layer(row, runs.get(int(row["root"]), 1)) for row in rows]
+        found = [_layer(row) for row in rows]
         self.by_id = {layer.id: layer for layer in found}
         self.by_name = {layer.name: layer for layer in found}
 
@@ -227,7 +225,7 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def _layer(row: dict[str, Any], runs: int) -> Layer:
+def _layer(row: dict[str, Any]) -> Layer:
     activation, order = row["activation"], row["order"]
     return Layer(
         id=int(row["module"]),
@@ -240,7 +238,7 @@ def _layer(row: dict[str, Any], runs: int) -> Layer:
         registered=row["registered"] is not False,
         activation=None if activation is None else Activation(int(activation)),
         order=None if order is None else int(order),
-        calls=int(row["calls"] or 0) // runs,
+        calls=int(row["calls"] or 0),
         settings=dict(row["settings"] or {}),
         file=row["file"],
         line=None if row["line"] is None else int(row["line"]),

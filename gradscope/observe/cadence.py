@@ -27,9 +27,9 @@ class Plan:
 class Cadence:
     """Decides for each step before it begins.
 
-    With ``every=k`` it depends on the step's number alone: parameters every k-th step, modules every
-    10·k-th (``activations_every`` overrides). With a budget the interval follows the cost measured
-    so far, so that gradscope's share of the time stays below it.
+    With ``every=k`` it depends on the step's number alone: parameters every k-th step, modules
+    every 10·k-th (``activations_every`` overrides). With a budget the interval follows the cost
+    measured so far, so that gradscope's share of the time stays below it.
     """
 
     def __init__(

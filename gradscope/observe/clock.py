@@ -14,7 +14,7 @@ from gradscope.observe.callsite import site_text, user_site
 
 
 class OptimizerIds:
-    """Ordinals of optimizers by identity, held weakly: an ``id`` alone is re-used after deletion."""
+    """Ordinals of optimizers by identity, held weakly: ``id`` alone is re-used after deletion."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
@@ -71,22 +71,23 @@ class Clock:
         value: float | None = None,
         limit: float | None = None,
         detail: Any = None,
+        site: tuple[str, int] | None = None,
     ) -> str | None:
-        """Append an event at the user's current line; returns that line as ``file:line``."""
-        site = site_text(user_site())
+        """Append an event at ``site`` (the user's current line); returns it as ``file:line``."""
+        at = site_text(site or user_site())
         self.open.events.append(
             {
                 "step": self.step,
                 "order": len(self.open.events),
                 "kind": kind,
                 "optimizer": optimizer,
-                "site": site,
+                "site": at,
                 "value": value,
                 "limit": limit,
                 "detail": detail,
             }
         )
-        return site
+        return at
 
     def backward(self, loss: float | None) -> str | None:
         """A backward call with the scalar ``loss`` (None if it was no scalar)."""

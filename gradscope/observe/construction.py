@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from torch import nn
+from torch.optim import Optimizer
 
 from gradscope.observe.callsite import shown
 from gradscope.observe.frames import Site, owner
@@ -22,57 +23,63 @@ Place = tuple[str, int, Literal["construction", "source"]]
 """File as shown to the user, line, and how it was found."""
 
 _COPY = copy.__file__
-_built: dict[int, tuple[weakref.ref[nn.Module], Site]] = {}
+_built: dict[int, tuple[weakref.ref[Any], Site]] = {}
 """By id, with a weak reference that removes the entry: a module may define ``__eq__``."""
 
 
 class ConstructionTrace:
-    """Context manager: inside it each module that is built or deep-copied is remembered, weakly.
+    """Context manager: inside it each module and optimizer that is built is remembered, weakly.
 
-    ``nn.Module.__init__`` and ``nn.Module.__setstate__`` (which a deep copy calls instead) are
+    ``__init__`` of both, and ``nn.Module.__setstate__`` (which a deep copy calls instead), are
     replaced inside and put back exactly.
     """
 
     def __init__(self) -> None:
         self._active = False
-        self._replaced: list[tuple[str, Any, Any]] = []
+        self._replaced: list[tuple[type, str, Any, Any]] = []
 
     def __enter__(self) -> ConstructionTrace:
         self._active = True
-        for name, is_build in (("__init__", _is_call), ("__setstate__", _is_deep_copy)):
-            original = vars(nn.Module)[name]
+        for kind, name, is_build in (
+            (nn.Module, "__init__", _is_call),
+            (nn.Module, "__setstate__", _is_deep_copy),
+            (Optimizer, "__init__", _is_call),
+        ):
+            original = vars(kind)[name]
             wrapper = self._wrap(original, is_build)
-            setattr(nn.Module, name, wrapper)
-            self._replaced.append((name, original, wrapper))
+            setattr(kind, name, wrapper)
+            self._replaced.append((kind, name, original, wrapper))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._active = False
-        for name, original, wrapper in self._replaced:
+        for kind, name, original, wrapper in self._replaced:
             # somebody who has wrapped ours since keeps it; it only calls through from now on
-            if vars(nn.Module)[name] is wrapper:
-                setattr(nn.Module, name, original)
+            if vars(kind)[name] is wrapper:
+                setattr(kind, name, original)
         self._replaced.clear()
 
     def _wrap(self, original: Any, is_build: Any) -> Any:
         @functools.wraps(original)
-        def wrapper(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            result = original(module, *args, **kwargs)
+        def wrapper(thing: Any, *args: Any, **kwargs: Any) -> Any:
+            result = original(thing, *args, **kwargs)
             if self._active:
-                frame = _outside(sys._getframe(1), module)
+                frame = _outside(sys._getframe(1), thing)
                 site = _user_line(frame) if is_build(frame) else None
                 if site is not None:
-                    _remember(module, site)
+                    _remember(thing, site)
             return result
 
         return wrapper
 
 
-def built_at(module: nn.Module, root: nn.Module | None = None, path: str = "") -> Place | None:
-    """Where a module was built.
+def built_at(
+    module: nn.Module | Optimizer, root: nn.Module | None = None, path: str = ""
+) -> Place | None:
+    """Where a module or an optimizer was built.
 
     Args:
-        module: the module.
+        module: the module or optimizer.
         root: root module under which it was found, to search its source where the building was
             not seen.
         path: path of the module below ``root``.
@@ -106,24 +113,24 @@ def locate(root: nn.Module, path: str) -> Place | None:
     return built_at(module, root, path) if isinstance(module, nn.Module) else None
 
 
-def _remember(module: nn.Module, site: Site) -> None:
+def _remember(module: Any, site: Site) -> None:
     key = id(module)
 
-    def forget(reference: weakref.ref[nn.Module]) -> None:
+    def forget(reference: weakref.ref[Any]) -> None:
         if key in _built and _built[key][0] is reference:
             del _built[key]
 
     _built[key] = weakref.ref(module, forget), site
 
 
-def _outside(frame: FrameType | None, module: nn.Module) -> FrameType | None:
-    """The first frame that is no method of the module itself: who builds it."""
+def _outside(frame: FrameType | None, module: Any) -> FrameType | None:
+    """The first frame that is no method of the object itself: who builds it."""
     while frame is not None and _is_method_of(frame, module):
         frame = frame.f_back
     return frame
 
 
-def _is_method_of(frame: FrameType, module: nn.Module) -> bool:
+def _is_method_of(frame: FrameType, module: Any) -> bool:
     code = frame.f_code
     if code.co_argcount:
         return frame.f_locals.get(code.co_varnames[0]) is module

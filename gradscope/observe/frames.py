@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import sysconfig
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import FrameType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import BackwardCFunction
+
+from gradscope.observe import private
 
 Owner = Literal["user", "library", "torch", "gradscope", "none"]
 
@@ -23,6 +26,7 @@ _STANDARD = tuple({sysconfig.get_paths()[name] + "/" for name in ("stdlib", "pla
 _CALL = nn.Module._call_impl.__code__
 _APPLY = Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _APPLY_BACKWARD = BackwardCFunction.apply.__code__
+_STEP = private.step_code()
 _CHECKPOINT = _TORCH + "utils/checkpoint.py"
 
 
@@ -92,6 +96,29 @@ def in_custom_function(depth: int = 1) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def calls_running(depth: int = 1) -> Iterator[nn.Module]:
+    """Each module whose ``__call__`` runs in this thread, innermost first.
+
+    Unlike a count kept by hooks it is right after a call that a KeyboardInterrupt has ended.
+    """
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None:
+        if frame.f_code is _CALL:
+            yield frame.f_locals["self"]
+        frame = frame.f_back
+
+
+def steps_running(optimizer: Any, depth: int = 1) -> int:
+    """Calls of ``optimizer.step`` that run in this thread: 2 where it calls that of its parent."""
+    frame: FrameType | None = sys._getframe(depth)
+    count = 0
+    while frame is not None:
+        if frame.f_code is _STEP and frame.f_locals.get("self") is optimizer:
+            count += 1
+        frame = frame.f_back
+    return count
 
 
 class Whereabouts(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import time
@@ -17,6 +18,7 @@ class Guard:
 
     Attributes:
         open: callbacks run only while it is True.
+        on_failure: called once, after the first failure.
         failure: why gradscope stopped observing by itself, or None.
         seconds: time spent in callbacks since it was last taken.
     """
@@ -26,6 +28,7 @@ class Guard:
         self.failure: str | None = None
         self.seconds = 0.0
         self.step: Callable[[], int] = lambda: 0
+        self.on_failure: Callable[[], None] = lambda: None
 
     def call(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``callback``; at its first failure log it once and run nothing any more."""
@@ -40,6 +43,8 @@ class Guard:
                 f"{type(error).__name__}: {error}"
             )
             _log.error("%s", self.failure, exc_info=error)
+            with contextlib.suppress(Exception):
+                self.on_failure()
             return None
         finally:
             self.seconds += time.perf_counter() - began

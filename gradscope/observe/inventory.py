@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 import gradscope
 from gradscope.observe.construction import built_at, source_record
 from gradscope.observe.modules import tensors_in
-from gradscope.observe.naming import Place, Registry, Tree
+from gradscope.observe.naming import Place, Registry, Tree, unwrap
 from gradscope.observe.tables import module_record, parameter_record
 from gradscope.recording.facts import SCHEMA_VERSION
 
@@ -33,15 +34,16 @@ class Inventory:
 
     def __init__(self, models: Sequence[nn.Module], labels: Sequence[str | None]) -> None:
         self._registry = Registry(models)
-        self._labels = list(labels) + [None] * (len(models) - len(labels))
         self.modules = self._registry.modules
+        ids = [self.modules.add(unwrap(model)) for model in models]
+        self._labels = dict(zip(ids, labels, strict=False))
         self.parameters = self._registry.parameters
         self.limits: list[str] = []
         self.has_optimizer = False
         self._tree = Tree({}, {})
         self._membership: dict[int, tuple[int, int]] = {}
-        self._held: dict[int, tuple[weakref.ref[Any], Any, list[tuple[int, Tensor]]]] = {}
-        self._optimizers: dict[int, weakref.ref[Any]] = {}
+        self._held: dict[int, tuple[weakref.ref[Any], Any, list[int]]] = {}
+        self._refused: dict[int, Any] = {}
         self._optimizer_facts: dict[int, Record] = {}
         self._written: dict[tuple[str, int], Record] = {}
         self._sources: set[str] = set()
@@ -49,11 +51,12 @@ class Inventory:
     # ------------------------------------------------------------------ records
 
     def refresh(self, step: int) -> tuple[list[Record], list[Record], list[Record]]:
-        """Walk the trees; records of modules, parameters and sources that are new or have changed."""
+        """Walk the trees; records of modules, parameters, sources that are new or have changed."""
         self._tree = self._registry.walk()
-        roots = {self.modules.get(root): label for root, label in zip(self._registry.roots, self._labels, strict=False)}  # fmt: skip
         modules = [
-            module_record(module, place, roots.get(place.root), self._built_at(module, place), step)
+            module_record(
+                module, place, self._labels.get(place.root), self._built_at(module, place), step
+            )
             | {"trained": self._trained(identity)}
             for identity, module in self.modules.living()
             if (place := self._tree.modules.get(identity)) is not None
@@ -61,21 +64,21 @@ class Inventory:
         parameters = [
             self._parameter(identity, parameter, step)
             for identity, parameter in self.parameters.living()
-            if identity in self._tree.parameters or identity in self._membership
+            if identity in self._tree.parameters
+            or (identity in self._membership and not is_lazy(parameter))
         ]
-        return (
-            self.changed("module", modules),
-            self.changed("parameter", parameters),
-            self._source_records(modules),
-        )
+        files = dict.fromkeys(module["file"] for module in modules if module["file"])
+        sources = self.sources_of(files)
+        return self.changed("module", modules), self.changed("parameter", parameters), sources
 
     def _built_at(self, module: nn.Module, place: Place) -> Any:
         root = next((r for r in self._registry.roots if self.modules.get(r) == place.root), None)
         return built_at(module, root, place.path)
 
-    def _source_records(self, modules: list[Record]) -> list[Record]:
+    def sources_of(self, files: Iterable[str]) -> list[Record]:
+        """Records of those of ``files`` that are the user's and were not recorded before."""
         records = []
-        for file in dict.fromkeys(module["file"] for module in modules if module["file"]):
+        for file in files:
             if file in self._sources:
                 continue
             self._sources.add(file)
@@ -160,12 +163,12 @@ class Inventory:
         signature = _signature(optimizer)
         if known is not None and known[0]() is optimizer and known[1] == signature:
             return False
-        held: list[tuple[int, Tensor]] = []
+        held: list[int] = []
         for number, group in enumerate(optimizer.param_groups):
             for parameter in group["params"]:
                 identity = self.parameters.add(parameter)
                 self._membership[identity] = (ordinal, number)
-                held.append((identity, parameter))
+                held.append(identity)
         self._held[ordinal] = (weakref.ref(optimizer), signature, held)
         self._optimizer_facts[ordinal] = _facts(optimizer)
         self.has_optimizer = True
@@ -178,12 +181,25 @@ class Inventory:
         groups = getattr(optimizer, "param_groups", [])
         return any(self.mine(group["params"]) for group in groups)
 
+    def rediscover(self, optimizer: Any, ordinal: int) -> bool:
+        """Whether it holds parameters that have come below the roots since they were walked.
+
+        Looks anew once for each set of parameters: ``load_state_dict(assign=True)``, a new head.
+        """
+        signature = _signature(optimizer)
+        if self._refused.get(ordinal) == signature:
+            return False
+        self._refused[ordinal] = signature
+        self._tree = self._registry.walk()
+        return self.holds(optimizer)
+
     def held_by(self, optimizer: Any) -> list[tuple[int, Tensor]]:
         """Id and parameter of what an adopted optimizer holds, in its order; all without one."""
         if optimizer is None:
             return self.trainable()
         entry = self._entry(optimizer)
-        return [] if entry is None else entry[2]
+        found = [] if entry is None else [(i, self.parameters.thing(i)) for i in entry[2]]
+        return [(identity, parameter) for identity, parameter in found if parameter is not None]
 
     def _entry(self, optimizer: Any) -> Any:
         return next((e for e in self._held.values() if e[0]() is optimizer), None)
@@ -248,11 +264,10 @@ class Inventory:
 
 
 def _signature(optimizer: Any) -> tuple[Any, ...]:
-    return tuple(
-        (len(group["params"]), id(group["params"][0]) if group["params"] else 0,
-         id(group["params"][-1]) if group["params"] else 0)
-        for group in optimizer.param_groups
-    )  # fmt: skip
+    """Changes with the parameters held; a lazy one changes its class when it gets its shape."""
+    ends = [[*group["params"][:1], *group["params"][-1:]] for group in optimizer.param_groups]
+    lengths = tuple(len(group["params"]) for group in optimizer.param_groups)
+    return lengths, tuple((id(p), type(p)) for pair in ends for p in pair)
 
 
 def _facts(optimizer: Any) -> Record:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from gradscope.observe.callsite import OWN_LOOP
 from gradscope.observe.clock import Clock
+from gradscope.observe.frames import steps_running
+from gradscope.observe.graph import reachable
 from gradscope.observe.guard import Guard, guarded
 from gradscope.observe.inventory import Inventory
 from gradscope.observe.look import EarlyLook
+from gradscope.observe.modules import ModuleWatch
 from gradscope.observe.origin import OriginSearch
 from gradscope.observe.recorder import Recorder, told_to_skip
 
@@ -26,22 +30,24 @@ class LoopListener:
         guard: Guard,
         clock: Clock,
         inventory: Inventory,
+        modules: ModuleWatch,
         recorder: Recorder,
         look: EarlyLook,
         origin: OriginSearch,
-        refresh: Callable[[], None],
+        adopt: Callable[[Any], None],
         on_compile: Callable[[Any], None],
     ) -> None:
         self.guard = guard
         self._clock = clock
         self._inventory = inventory
+        self._modules = modules
         self._recorder = recorder
         self._look = look
         self._origin = origin
-        self._refresh = refresh
+        self._adopt = adopt
         self._on_compile = on_compile
-        self._depth: dict[int, int] = {}
-        self._scaled: tuple[Tensor, float] | None = None
+        self._sites: set[str] = {OWN_LOOP[0]}
+        self._scaled: tuple[weakref.ref[Tensor], float] | None = None
         self._forward_seen = self._any_forward = False
         self._manual = self._open_group = False
 
@@ -64,12 +70,13 @@ class LoopListener:
     @guarded
     def backward_begin(self, tensors: Sequence[Tensor]) -> None:
         """See ``patches.Listener``."""
-        if self._any_forward and not self._forward_seen and not self._open_group:
+        if not self._forward_seen and not self._open_group and not self._reaches_us(tensors):
             return  # another model's
         if self._manual_group_over():
             self._close(None, skipped=False)
         value = self._loss_value(tensors)
         site = self._clock.backward(value)
+        self._keep_source(site)
         writer, step = self._recorder.writer, self._clock.step
         if self._recorder.plan.modules:
             writer.records("losses", self._look.losses(tensors, value, site, step))
@@ -77,6 +84,13 @@ class LoopListener:
         if value is not None:
             find = functools.partial(self._origin.of_loss, tensors, site)
             self._recorder.loss(value, find)
+
+    def _keep_source(self, site: str | None) -> None:
+        """Keep the text of a file that holds a training loop, once."""
+        if site is not None and site not in self._sites:
+            self._sites.add(site)
+            files = [site.rpartition(":")[0]]
+            self._recorder.writer.records("sources", self._inventory.sources_of(files))
 
     @guarded
     def backward_end(self) -> None:
@@ -89,14 +103,40 @@ class LoopListener:
             self._recorder.read_gradients(None)
 
     @guarded
-    def autograd_grad(self) -> None:
+    def autograd_grad_begin(self) -> None:
         """See ``patches.Listener``."""
         self._clock.event("autograd-grad")
+        self._modules.gradients = False
+
+    @guarded
+    def autograd_grad_end(self) -> None:
+        """See ``patches.Listener``."""
+        self._modules.gradients = True
+
+    @guarded
+    def swap_begin(self, tensors: Sequence[Tensor]) -> None:
+        """See ``patches.Listener``."""
+        self._inventory.parameters.let_go(tensors)
+
+    @guarded
+    def swap_end(self) -> None:
+        """See ``patches.Listener``."""
+        self._inventory.parameters.take_back()
+
+    def _reaches_us(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether a loss that no forward of a root came before depends on a watched parameter.
+
+        A root is never called where its parts are, and in compiled code its hooks are silent.
+        """
+        view = reachable(tensors)
+        unknown = not self._any_forward
+        reached = (view.reaches(parameter) for _, parameter in self._inventory.trainable())
+        return any(unknown if answer is None else answer for answer in reached)
 
     def _loss_value(self, tensors: Sequence[Tensor]) -> float | None:
         if len(tensors) != 1 or tensors[0].numel() != 1:
             return None
-        if self._scaled is not None and self._scaled[0] is tensors[0]:
+        if self._scaled is not None and self._scaled[0]() is tensors[0]:
             return self._scaled[1]
         loss = tensors[0].detach()
         return float(loss.real if loss.is_complex() else loss)
@@ -129,7 +169,7 @@ class LoopListener:
     def scaled(self, loss: Any, scaled: Any) -> None:
         """See ``patches.Listener``."""
         if isinstance(loss, Tensor) and isinstance(scaled, Tensor) and loss.numel() == 1:
-            self._scaled = scaled, float(loss.detach())
+            self._scaled = weakref.ref(scaled), float(loss.detach())
 
     @guarded
     def unscaled(self, scaler: Any, optimizer: Any) -> None:
@@ -169,8 +209,7 @@ class LoopListener:
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """See ``patches.Listener``."""
         # a subclass that overrides step() and calls super() fires twice: the outermost counts
-        depth = self._depth[id(optimizer)] = self._depth.get(id(optimizer), 0) + 1
-        if depth > 1 or torch.compiler.is_compiling() or not self._concerns(optimizer):
+        if steps_running(optimizer) > 1 or not self._concerns(optimizer):
             return None
         ordinal = self._clock.optimizers.ordinal(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
@@ -201,12 +240,7 @@ class LoopListener:
     @guarded
     def step_end(self, optimizer: Any) -> None:
         """See ``patches.Listener``."""
-        depth = self._depth.get(id(optimizer), 1) - 1
-        if depth:
-            self._depth[id(optimizer)] = depth
-            return
-        self._depth.pop(id(optimizer), None)
-        if self._concerns(optimizer):
+        if steps_running(optimizer) <= 1 and self._concerns(optimizer):
             self._recorder.after_update()
             self._close(optimizer, skipped=told_to_skip(optimizer))
 
@@ -215,8 +249,13 @@ class LoopListener:
         # one that holds no watched parameter, but steps right after their forward and backward,
         # holds copies of them, or objects that were replaced since
         stranger = not self._inventory.has_optimizer and self._forward_seen
-        if not self._inventory.holds(optimizer) and not (stranger and self._clock.backwards()):
+        if (
+            not self._inventory.holds(optimizer)
+            and not (stranger and self._clock.backwards())
+            and not self._inventory.rediscover(
+                optimizer, self._clock.optimizers.ordinal(optimizer)
+            )
+        ):
             return False
-        if self._inventory.adopt(optimizer, self._clock.optimizers.ordinal(optimizer)):
-            self._refresh()
+        self._adopt(optimizer)
         return True

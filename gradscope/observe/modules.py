@@ -1,8 +1,8 @@
 """Inputs and outputs of modules and the gradients at both, on the steps that are sampled.
 
 Forward hooks read the tensors; a Tensor hook on each tensor that requires grad reads its gradient
-(module backward hooks would break in-place operations and miss dicts). A tensor that carries several
-names — the output of a Linear is also that of the Sequential around it — is read once.
+(module backward hooks would break in-place operations and miss dicts). A tensor that carries
+several names (the output of a Linear is also that of the Sequential around it) is read once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.observe import module_rows, private, units
+from gradscope.observe.frames import calls_running
 from gradscope.observe.module_rows import Key, Row
 from gradscope.observe.naming import IdMap
 from gradscope.observe.samples import flat_sample, plain
@@ -113,8 +114,10 @@ class ModuleWatch:
         self._pid = os.getpid()
         self._watched: dict[int, tuple[weakref.ref[nn.Module], bool]] = {}
         self._handles: dict[int, list[RemovableHandle]] = {}
-        self._depth = 0
+        self._current_root = -1
         self.active = False
+        self.gradients = True
+        """Whether gradients that arrive are those of a loss, and not of ``autograd.grad``."""
         self.stack: list[int] = []
         self.order: dict[int, int] = {}
         self.calls: dict[int, int] = defaultdict(int)
@@ -147,6 +150,7 @@ class ModuleWatch:
 
     def activate(self, active: bool) -> None:
         """Begin or end to read modules, as a step begins."""
+        self.order, self.calls = {}, defaultdict(int)
         if active == self.active:
             return
         self.active = active
@@ -188,33 +192,42 @@ class ModuleWatch:
 
     # ------------------------------------------------------------------ hooks
 
-    def _skip(self) -> bool:
-        return (
-            not self.active or os.getpid() != self._pid or private.functorch_level_active()
-        )  # fmt: skip
+    def _blind(self) -> bool:
+        """Whether a call is none of this training: a DataLoader's worker, a program being made."""
+        return os.getpid() != self._pid or private.tracing()
+
+    def _outermost(self) -> bool:
+        """Whether the root that now begins or ends was not called by another root, or itself."""
+        roots = 0
+        for module in calls_running():
+            reference, root = self._watched.get(id(module), (_inert, False))
+            roots += root and reference() is module
+        return roots <= 1
 
     def _before(
         self, root: bool, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        if root:
-            self._depth += 1
-            if self._depth == 1:
-                self._on_root(module, args, kwargs, BEGINS)
-        if self._skip():
+        if self._blind():
             return
+        outermost = root and self._outermost()
+        if outermost:
+            self._on_root(module, args, kwargs, BEGINS)
         identity = self._ids.get(module)
-        if identity is None:
+        if not self.active or identity is None:
             return
         self.stack.append(identity)
         leaf = not module._modules
         if leaf and module._parameters and not torch.is_grad_enabled():
             self.grad_disabled[identity] = True
-        if root and self._depth == 1:
+        if outermost:
+            self._current_root = identity
             self._root_calls[identity] += 1
         if not self._recorded(identity):
             return
-        self.order.setdefault(identity, len(self.order))
-        self.calls[identity] += 1
+        # the order is that of one forward: accumulation repeats it, and would count twice
+        if self._root_calls.get(self._current_root, 1) == 1:
+            self.order.setdefault(identity, len(self.order))
+            self.calls[identity] += 1
         for position, tensor in enumerate(tensors_in((args, kwargs))):
             seen = self._note(tensor, (identity, Role.INPUT, position))
             if seen is None:
@@ -233,16 +246,16 @@ class ModuleWatch:
         kwargs: dict[str, Any],
         output: Any,
     ) -> None:
-        if root:
-            self._depth -= 1
-            if self._depth == 0:
-                self._on_root(module, args, kwargs, output)
+        if self._blind():
+            return
+        if root and self._outermost():
+            self._on_root(module, args, kwargs, output)
         identity = self._ids.get(module)
-        if identity is None or not self.stack or identity not in self.stack:
+        if identity is None or identity not in self.stack:
             return
         while self.stack.pop() != identity:
             pass
-        if self._skip() or not self._recorded(identity):
+        if not self.active or not self._recorded(identity):
             return
         leaf = not module._modules
         for position, tensor in enumerate(tensors_in(output)):
@@ -289,11 +302,12 @@ class ModuleWatch:
 
     def _note(self, tensor: Tensor, key: Key) -> _Seen | None:
         seen = self._seen.get(id(tensor))
-        if seen is None or seen.tensor() is not tensor or seen.version != tensor._version:
+        version = private.version(tensor)
+        if seen is None or seen.tensor() is not tensor or seen.version != version:
             read = self._read(tensor)
             if read is None:
                 return None
-            seen = self._seen[id(tensor)] = _Seen(weakref.ref(tensor), tensor._version, read[0])
+            seen = self._seen[id(tensor)] = _Seen(weakref.ref(tensor), version, read[0])
             self._sizes[read[0]] = read[1:]
         row = self._rows[key]
         row.readings.append(seen.reading)
@@ -314,7 +328,7 @@ class ModuleWatch:
             seen.gradients.append(key)
 
     def _gradient(self, keys: list[Key], gradient: Tensor) -> None:
-        if not self.active or private.functorch_level_active():
+        if not self.active or not self.gradients or private.tracing():
             return
         read = self._read(gradient)
         if read is None:

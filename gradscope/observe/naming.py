@@ -7,12 +7,13 @@ and known by identity, since ``id()`` of a dead object comes back.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradscope.observe import private
 
@@ -20,12 +21,17 @@ _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
 
 
+def _nothing() -> None:
+    """A weak reference to what is gone."""
+
+
 class IdMap:
     """Ids of objects that are compared by identity and held weakly."""
 
     def __init__(self) -> None:
         self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
-        self._next = 0
+        self._things: dict[int, Callable[[], Any]] = {}
+        self._lost: list[tuple[Any, int]] = []
 
     def get(self, thing: Any) -> int | None:
         """The id of ``thing``, None if it was never added."""
@@ -37,9 +43,32 @@ class IdMap:
         known = self.get(thing)
         if known is not None:
             return known
-        identity, self._next = self._next, self._next + 1
-        self._known[id(thing)] = (weakref.ref(thing), identity)
+        identity = len(self._things)
+        self._keep(thing, identity)
         return identity
+
+    def _keep(self, thing: Any, identity: int) -> None:
+        reference = weakref.ref(thing)
+        self._known[id(thing)], self._things[identity] = (reference, identity), reference
+
+    def thing(self, identity: int) -> Any:
+        """The object with this id, None when it is gone."""
+        return self._things[identity]()
+
+    def let_go(self, things: Iterable[Any]) -> None:
+        """Hold ``things`` without a weak reference until ``take_back``."""
+        for thing in things:
+            identity = self.get(thing)
+            if identity is not None:
+                self._lost.append((thing, identity))
+                del self._known[id(thing)]
+                self._things[identity] = _nothing
+
+    def take_back(self) -> None:
+        """Hold what ``let_go`` was given weakly again, under the ids it had."""
+        for thing, identity in self._lost:
+            self._keep(thing, identity)
+        self._lost = []
 
     def living(self) -> Iterator[tuple[int, Any]]:
         """Id and object of everything that still lives."""
@@ -59,7 +88,7 @@ class Place:
     owner: int = -1
     registered: bool = True
     compiled: bool = False
-    """Its calls run code made by torch.compile or TorchScript, in which hooks must not be placed."""
+    """Its calls run code of torch.compile or TorchScript, in which no hook must be placed."""
     aliases: list[str] = field(default_factory=list)
 
 
@@ -108,7 +137,7 @@ class Registry:
             return
         root, owner = place.root, place.identity
         for name, parameter in module._parameters.items():
-            if parameter is not None:
+            if parameter is not None and not is_lazy(parameter):
                 path = _join(place.path, name)
                 identity = self.parameters.add(parameter)
                 _note(parameters, Place(identity, root, path, owner, place.registered))

@@ -13,6 +13,7 @@ from torch import nn
 from gradscope.observe import patches, private
 from gradscope.observe.cadence import Cadence
 from gradscope.observe.clock import Clock
+from gradscope.observe.construction import built_at
 from gradscope.observe.guard import Guard
 from gradscope.observe.inventory import Inventory
 from gradscope.observe.look import EarlyLook
@@ -96,16 +97,18 @@ class Observer:
             guard=self._guard,
             clock=self._clock,
             inventory=self._inventory,
+            modules=self._modules,
             recorder=self._recorder,
             look=self._look,
             origin=self._origin,
-            refresh=self._refresh,
+            adopt=self._adopt,
             on_compile=self._compiling,
         )
+        self._guard.on_failure = self._unhook
         self._given = optimizer
         self._facts = {"command": command, "target": target, "first_step": first_step}
         self._limits: list[str] = []
-        self._compiled_loop = False
+        self._compiled_loop = self._in_forward = False
 
     @property
     def steps(self) -> int:
@@ -124,16 +127,25 @@ class Observer:
         if self.attached:
             return
         self.attached = self._guard.open = True
+        try:
+            self._begin()
+        except BaseException:
+            self.attached = self._guard.open = False
+            self._unhook()
+            raise
+        patches.add(self._loop)
+
+    def _begin(self) -> None:
         given = self._given if isinstance(self._given, (list, tuple)) else [self._given]
+        self._given = None  # no optimizer, and with it no parameter, is held
         for optimizer in given:
             if optimizer is not None:
-                self._inventory.adopt(optimizer, self._clock.optimizers.ordinal(optimizer))
+                self._adopt(optimizer)
         self._refresh()
         for key, value in (self._inventory.run_facts() | self._facts).items():
             self.fact(key, value)
         self._recorder.begin()
         self._writer.commit()
-        patches.add(self._loop)
 
     def detach(self) -> None:
         """Stop watching and leave no hook, patch or attribute behind; idempotent."""
@@ -141,15 +153,21 @@ class Observer:
             return
         self.attached = False
         patches.remove(self._loop)
-        self._modules.detach()
-        self._look.leave()
-        self._origin.begin()
-        if os.getpid() == self._pid:
+        own = os.getpid() == self._pid
+        if own:
             self._guard.call(self._loop.finish)
+        self._unhook()
+        if own:
             self.fact("limits", self.limits)
             self.fact("optimizers", self._inventory.optimizer_facts())
             self._writer.commit()
         self._guard.open = False
+
+    def _unhook(self) -> None:
+        """Take off every hook and mode, and keep nothing of the user's."""
+        self._modules.detach()
+        self._look.leave()
+        self._origin.begin()
 
     def fact(self, key: str, value: Any) -> None:
         """Write a fact about the run, see ``facts.RUN_KEYS``."""
@@ -180,6 +198,14 @@ class Observer:
 
     # ------------------------------------------------------------------ structure
 
+    def _adopt(self, optimizer: Any) -> None:
+        ordinal = self._clock.optimizers.ordinal(optimizer)
+        if self._inventory.adopt(optimizer, ordinal):
+            built = built_at(optimizer)
+            if built is not None:
+                self._clock.event("optimizer-built", optimizer=ordinal, site=built[:2])
+            self._refresh()
+
     def _refresh(self) -> None:
         modules, parameters, sources = self._inventory.refresh(self._clock.step)
         if not self._compiled_loop:
@@ -206,8 +232,11 @@ class Observer:
     ) -> None:
         if private.current_graph_task_id() != -1:
             return  # a checkpointed block runs again
-        if output is not BEGINS:
+        if self._in_forward:
+            # it ends, or was ended before by a KeyboardInterrupt, which no hook is told of
+            self._in_forward = False
             self._look.exit()
+        if output is not BEGINS:
             if torch.is_grad_enabled():
                 self._origin.keep_output(module, output)
             return
@@ -219,3 +248,4 @@ class Observer:
             self.fact("batch", self._facts["batch"])
         self._origin.keep(module, args, kwargs)
         self._look.enter(module)
+        self._in_forward = True

@@ -33,6 +33,10 @@ Record = dict[str, Any]
 CALLS = 4
 """Root calls kept in one step: of an accumulated step the first ones."""
 
+KEPT = 2**22
+"""Elements of an output whose gradient is kept until the update. That of a language model's logits
+would be the largest tensor of the whole step; without it a gradient of ones stands in."""
+
 
 class _Call:
     """One kept call of a root."""
@@ -45,6 +49,8 @@ class _Call:
     def watch_output(self, output: Any) -> None:
         """Keep the gradient that comes back to each tensor of the output."""
         heads = [t for t in tensors_in(output) if t.requires_grad and not t.is_leaf]
+        if sum(head.numel() for head in heads) > KEPT:
+            return
         self.gradients = [None] * len(heads)
         for index, head in enumerate(heads):
             head.register_hook(self._keeper(index))

@@ -7,10 +7,11 @@ has patched on top of ours, ours stays below it as a plain pass-through.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from torch.optim.optimizer import (
     register_optimizer_step_post_hook,
     register_optimizer_step_pre_hook,
 )
+
+from gradscope.observe import private
 
 _log = logging.getLogger("gradscope")
 
@@ -32,8 +35,17 @@ class Listener(Protocol):
     def backward_end(self) -> None:
         """It has returned or raised."""
 
-    def autograd_grad(self) -> None:
-        """``torch.autograd.grad`` is about to run."""
+    def autograd_grad_begin(self) -> None:
+        """Outermost ``torch.autograd.grad`` is about to run."""
+
+    def autograd_grad_end(self) -> None:
+        """It has returned or raised."""
+
+    def swap_begin(self, tensors: Sequence[torch.Tensor]) -> None:
+        """``swap_tensors`` is about to run, and refuses tensors that are held weakly."""
+
+    def swap_end(self) -> None:
+        """It has returned or raised."""
 
     def clip(self, parameters: Any, max_norm: float, total_norm: torch.Tensor) -> None:
         """``clip_grad_norm_`` has computed the total norm and is about to scale."""
@@ -68,7 +80,7 @@ class Listener(Protocol):
 _lock = threading.RLock()
 _listeners: list[Listener] = []
 _restorers: list[Callable[[], None]] = []
-_depth = threading.local()
+_inside = threading.local()
 
 
 def add(listener: Listener) -> None:
@@ -91,7 +103,13 @@ def remove(listener: Listener) -> None:
 
 
 def _tell(method: str, *args: Any) -> Any:
-    """Call ``method`` of every listener; the last result that is not None."""
+    """Call ``method`` of every listener; the last result that is not None.
+
+    Nothing is told while torch.compile traces the caller: it would become part of the code, or
+    break the graph.
+    """
+    if torch.compiler.is_compiling():
+        return None
     result = None
     for listener in tuple(_listeners):
         try:
@@ -138,13 +156,14 @@ def _table() -> tuple[_Patch, ...]:
     scaler = torch.amp.grad_scaler.GradScaler
     return (
         _Patch(torch.autograd, "backward", _backward),
-        _Patch(torch.autograd, "grad", _before("autograd_grad", lambda _a, _k: ())),
+        _Patch(torch.autograd, "grad", _grad),
         _Patch(clip, "_clip_grads_with_norm_", _clip),
         _Patch(clip, "clip_grad_value_", _before("clip_value", _clip_value_arguments)),
         _Patch(torch.nn.utils, "clip_grad_value_", _before("clip_value", _clip_value_arguments)),
         _Patch(scaler, "scale", _scale),
         _Patch(scaler, "unscale_", _unscale),
         _Patch(scaler, "_maybe_opt_step", _scaler_step),
+        _Patch(torch.utils, "swap_tensors", _swap),
         _Patch(torch, "compile", _before("compiling", _first_argument)),
         _Patch(torch.nn.Module, "compile", _before("compiling", _first_argument)),
         _Patch(torch.optim.Optimizer, "zero_grad", _before("zero_grad", _first_argument)),
@@ -177,21 +196,52 @@ def _clip_value_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
 
 def _backward(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def backward(*args: Any, **kwargs: Any) -> Any:
-        # reentrant checkpointing calls backward within backward: only the outermost is a call
-        depth = getattr(_depth, "backward", 0)
-        if depth:
+    def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(tensors, (torch.Tensor, torch.autograd.graph.GradientEdge)):
+            tensors = tuple(tensors)  # a generator must serve the listeners and the original
+        several = tensors if isinstance(tensors, tuple) else (tensors,)
+        with _outermost("backward", tuple(t for t in several if isinstance(t, torch.Tensor))):
+            return original(tensors, *args, **kwargs)
+
+    return backward
+
+
+def _grad(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def grad(*args: Any, **kwargs: Any) -> Any:
+        with _outermost("autograd_grad"):
             return original(*args, **kwargs)
-        tensors = args[0] if args else kwargs.get("tensors")
-        _tell("backward_begin", (tensors,) if isinstance(tensors, torch.Tensor) else tuple(tensors or ()))
-        _depth.backward = depth + 1
+
+    return grad
+
+
+@contextlib.contextmanager
+def _outermost(call: str, *arguments: Any) -> Iterator[None]:
+    """Tell of the outermost ``call``: reentrant checkpointing calls backward within backward."""
+    # the thread of a device that evaluates a graph is not the one that called backward
+    inside = getattr(_inside, call, False) or private.current_graph_task_id() != -1
+    if inside or torch.compiler.is_compiling():
+        yield
+        return
+    _tell(f"{call}_begin", *arguments)
+    setattr(_inside, call, True)
+    try:
+        yield
+    finally:
+        setattr(_inside, call, False)
+        _tell(f"{call}_end")
+
+
+def _swap(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def swap_tensors(*args: Any, **kwargs: Any) -> Any:
+        _tell("swap_begin", (*args, *kwargs.values()))
         try:
             return original(*args, **kwargs)
         finally:
-            _depth.backward = depth
-            _tell("backward_end")
+            _tell("swap_end")
 
-    return backward
+    return swap_tensors
 
 
 def _clip(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from types import CodeType
 from typing import Any
 
 import torch
@@ -73,6 +74,22 @@ def is_compiled(module: torch.nn.Module) -> bool:
     if getattr(module, "_compiled_call_impl", None) is not None:
         return True
     return type(module).__name__ == "OptimizedModule"
+
+
+def step_code() -> CodeType | None:
+    """Code that runs around every ``Optimizer.step`` and calls its hooks; None if unknown."""
+    wrap = getattr(torch.optim.Optimizer, "profile_hook_step", None)
+    return None if wrap is None else wrap(lambda: None).__code__
+
+
+def version(tensor: torch.Tensor) -> int:
+    """Counts the changes in place of a tensor; -1 for one made in inference mode, which does not."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def tracing() -> bool:
+    """Whether a call now makes a program or a transform instead of numbers."""
+    return functorch_level_active() or is_compiling() or torch.jit.is_tracing()
 
 
 def saved(node: Node, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""One step at a time: what is read in it, which alarms it raises, and what is written at its end."""
+"""One step at a time: what is read in it, which alarms it raises, what is written at its end."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Recorder:
         self._gradients = rows
 
     def confirm_gradients(self) -> None:
-        """The wire or a clip saw something: read every gradient, so that an overflow is no alarm."""
+        """The wire or a clip saw something: read every gradient; an overflow is no alarm."""
         if self._clock.open.loss_scale is not None:
             return  # a loss scaler meets overflows by design and skips the step
         parameters = self._inventory.to_read(None)

@@ -1,4 +1,4 @@
-"""Dense real views of any gradient, and fixed strided samples of them, without copying the whole."""
+"""Dense real views of any gradient, and fixed strided samples of them, without a whole copy."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def flat_sample(tensor: Tensor, size: int) -> Tensor:
     the same positions on every step.
     """
     count = tensor.numel()
-    if _dense(tensor):
-        flat = tensor.as_strided((count,), (1,), tensor.storage_offset())
-    else:
-        flat = tensor.reshape(-1)
-    if count <= size:
-        return flat
-    stride = -(-count // size)
+    stride = -(-count // size) if count > size else 1
     # an odd stride meets all columns of a power-of-two matrix, an even one only some
     stride += 1 - stride % 2
-    return flat[::stride]
+    if _dense(tensor):
+        return tensor.as_strided((count,), (1,), tensor.storage_offset())[::stride]
+    if stride == 1:
+        return tensor.reshape(-1)
+    # flattening would copy the whole, of an expanded mask far more than its memory
+    positions = torch.arange(0, count, stride, device=tensor.device)
+    return tensor[torch.unravel_index(positions, tensor.shape)]
 
 
 def _dense(tensor: Tensor) -> bool:

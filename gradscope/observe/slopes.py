@@ -101,7 +101,7 @@ def _silu(x: Tensor) -> Tensor:
 
 _SLOPES: dict[Activation, Callable[[Tensor], Tensor]] = {
     Activation.RELU: lambda x: (x > 0).to(x.dtype),
-    Activation.LEAKY: lambda x: torch.ones_like(x),
+    Activation.LEAKY: torch.ones_like,
     Activation.SIGMOID: lambda x: 4 * torch.sigmoid(x) * torch.sigmoid(-x),
     Activation.TANH: lambda x: 1 - torch.tanh(x).square(),
     Activation.GELU: _gelu,

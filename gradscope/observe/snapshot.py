@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
+from gradscope.observe import private
 from gradscope.observe.frames import Site, caller
 
 
@@ -77,7 +78,7 @@ class Snapshot:
 
     def changed(self) -> bool:
         """Whether an argument was changed in place after the snapshot was taken."""
-        now = tuple(t._version for t in tensors_in((self.args, self.kwargs)))
+        now = tuple(map(private.version, tensors_in((self.args, self.kwargs))))
         return now != self.versions
 
     def batch_size(self) -> int | None:
@@ -109,7 +110,7 @@ def take_snapshot(root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
             for kind in kinds
         ),
         site=caller(),
-        versions=tuple(t._version for t in tensors_in((args, kwargs))),
+        versions=tuple(map(private.version, tensors_in((args, kwargs)))),
     )
 
 

@@ -1,6 +1,6 @@
 """Tensors to sufficient statistics: the hot path.
 
-Legend: P tensors, E elements of one tensor, S sampled elements, all tensors of a call on one device.
+Legend: P tensors of one call, all on one device.
 
 Exact numbers read each tensor where it lies (no copy, except that small tensors of one shape are
 stacked and read together); everything stays 0-dim on the device until one transfer at the end.
@@ -53,7 +53,7 @@ class Moments:
 
     @property
     def nonfinite(self) -> npt.NDArray[np.bool_]:
-        """``[P]``: whether the tensor holds a NaN or an Inf; exact, since the maximum keeps both."""
+        """``[P]``: whether the tensor holds a NaN or Inf; exact, since the maximum keeps both."""
         return ~np.isfinite(self.max_abs)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from gradscope.observe.naming import Place
 from gradscope.observe.samples import plain
@@ -50,7 +51,9 @@ def module_record(
         "leaf": not module._modules,
         "registered": place.registered,
         "activation": None if kind is None else int(kind),
-        "parameters": sum(p.numel() for p in module._parameters.values() if p is not None),
+        "parameters": sum(
+            p.numel() for p in module._parameters.values() if p is not None and not is_lazy(p)
+        ),
         "order": None,
         "calls": None,
         "settings": settings,

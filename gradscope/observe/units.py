@@ -14,7 +14,7 @@ from gradscope.observe import private, slopes
 from gradscope.recording.facts import UNITS_LIMIT, Activation
 
 POSITIONS_LIMIT = 4_096
-"""Positions (batch x space) looked at for each unit in one call; beyond it a stride over the batch."""
+"""Positions (batch x space) looked at for each unit in a call; beyond it a stride of the batch."""
 _LOOK_BACK = 6
 """Nodes walked back from a module's input to the activation that made it."""
 

@@ -42,7 +42,7 @@ class UpdateWatch:
     """
 
     def __init__(self, *, exact: bool = False) -> None:
-        """Make one; ``exact`` compares all elements, at the memory of one copy of the parameters."""
+        """Make one; ``exact`` compares all elements, in the memory of a copy of all parameters."""
         self._size = sys.maxsize if exact else UPDATE_SAMPLE_SIZE
         self._origin: dict[int, Tensor] = {}
         self._taken: tuple[list[tuple[int, Tensor]], Layout, Tensor, Tensor] | None = None
@@ -85,12 +85,13 @@ class UpdateWatch:
             np.concatenate([[0], np.cumsum(lengths)[:-1]]),
             lengths,
         )
-        gradient = torch.cat(grads)
+        gradient, before = _joined(grads), _joined(values)
         if scale is not None:
-            gradient = gradient / scale
-        before = torch.cat(values)
+            gradient = gradient / float(scale)
         for (identity, _), start, length in zip(kept, layout.starts, lengths, strict=True):
-            if identity not in self._origin:
+            origin = self._origin.get(identity)
+            # a parameter that was given other data of another size begins anew
+            if origin is None or len(origin) != length:
                 self._origin[identity] = before[start : start + length].clone()
         self._taken = kept, layout, before, gradient
 
@@ -101,8 +102,8 @@ class UpdateWatch:
             return np.zeros(0, UPDATES.dtype), np.zeros(0, SKETCHES.dtype)
         kept, layout, before, gradient = self._taken
         self._taken = None
-        now = torch.cat([self._sample(parameter) for _, parameter in kept])
-        first = torch.cat([self._origin[identity] for identity, _ in kept])
+        now = _joined([self._sample(parameter) for _, parameter in kept])
+        first = _joined([self._origin[identity] for identity, _ in kept])
         old, new, grad, origin = (
             value.cpu().numpy().astype(np.float64) for value in (before, now, gradient, first)
         )
@@ -134,6 +135,11 @@ class UpdateWatch:
         dense = plain(parameter)
         assert dense is not None, "only parameters that could be read before the step are kept"
         return flat_sample(dense, self._size).to(torch.float32)
+
+
+def _joined(samples: Sequence[Tensor]) -> Tensor:
+    """One vector on the device of the first sample: a model may lie on several."""
+    return torch.cat([sample.to(samples[0].device) for sample in samples])
 
 
 # random signs from a generator of our own: the user's random state must not move

@@ -1,8 +1,8 @@
 """The trip-wire: a look on every step that does not read all gradients.
 
-It sees the loss, the total norm where the script's own clip computes it, and a few elements of a few
-gradients: those nearest the input always, since a non-finite gradient spreads towards the input,
-the others in turn. What it misses shows in the next loss.
+It sees the loss, the total norm where the script's own clip computes it, and a few elements of a
+few gradients: those nearest the input always, since a non-finite gradient spreads towards the
+input, the others in turn. What it misses shows in the next loss.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Wire:
         """Look at a few elements of a few gradients; True if all of them are finite."""
         chosen = list(parameters[:NEAREST])
         others = parameters[NEAREST:]
-        for offset in range(min(IN_TURN, len(others))):
-            chosen.append(others[(self._turn + offset) % len(others)])
+        turns = range(self._turn, self._turn + min(IN_TURN, len(others)))
+        chosen += [others[turn % len(others)] for turn in turns]
         self._turn += IN_TURN
         parts = []
         for parameter in chosen:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -276,11 +275,3 @@ def _records(
     run.append({"key": "command", "value": "watch"})
     tables = {"modules": modules, "parameters": parameters, "examined": examined, "run": run}
     return {"steps": [], "events": [], **tables}, {"activations": rows}
-
-
-def steps_of(norms: list[float]) -> list[dict[str, Any]]:
-    return [{"step": i, "norm": norm, "loss": 1.0} for i, norm in enumerate(norms)]
-
-
-def added_lines(diff: str) -> list[str]:
-    return [line[1:].strip() for line in re.findall(r"^\+(?!\+\+ ).*", diff, re.MULTILINE)]

@@ -68,7 +68,7 @@ def test_each_fix_stands_in_a_file_of_its_own_name_and_says_what_it_answers(fix)
 
 
 ORDERS = {
-    "activation-slope": ["replace-activation", "batch-norm", "residual", "initialize"],
+    "activation-slope": ["replace-activation", "batch-norm", "residual"],
     "small-weights": ["initialize", "batch-norm", "replace-activation", "residual"],
     "depth": ["residual", "initialize", "batch-norm", "replace-activation"],
     "saturated-loss": [],
@@ -101,6 +101,15 @@ def test_a_finding_gets_at_most_four_and_others_stay_as_they_are(study):
     assert after.findings[1] == other
     assert after.findings[0].with_fixes(()) == sick
     assert (after.command, after.target) == ("check", "model.py")
+
+
+def test_weights_are_no_cure_for_sigmoids_but_may_be_one_for_tanh(study):
+    done = study(DEEP.replace("Sigmoid", "Tanh"), 64)
+    for row in done.records["parameters"]:
+        row["initial_std"] = 1e-3
+    fixes = done.fixes("GS101", "activation-slope", modules=("0",))
+    assert list(fixes) == ["replace-activation", "batch-norm", "residual", "initialize"]
+    assert "gain=5 / 3" in fixes["initialize"].diff
 
 
 class Broken(Remedy):

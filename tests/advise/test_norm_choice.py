@@ -151,7 +151,9 @@ def test_the_norm_trains_with_the_model(study):
 
 
 def test_a_layer_of_one_branch_brings_its_norm_along(study):
-    text = HEAD + """
+    text = (
+        HEAD
+        + """
 class Block(nn.Module):
     def __init__(self, inputs, outputs):
         super().__init__()
@@ -166,6 +168,7 @@ class Block(nn.Module):
 
 model = nn.Sequential(Block(8, 8), Block(8, 16), nn.Linear(16, 4))
 """
+    )
     done = study(text, 8)
     model = done.rebuilt(done.fixes("GS101", modules=("1.shortcut",))["batch-norm"])
     assert model(torch.randn(4, 8)).shape == (4, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from gradscope.advise.names import resolved, spelled
@@ -37,10 +39,7 @@ def test_the_name_is_bound_to_the_object_in_the_mended_file(text):
     namespace = {}
     exec(compile(mended, "f.py", "exec"), namespace)
     module, _, last = origin.rpartition(".")
-    __import__(module)
-    import sys
-
-    assert eval(name, namespace) is getattr(sys.modules[module], last)
+    assert eval(name, namespace) is getattr(importlib.import_module(module), last)
     # lines that must stay on top do
     if text.startswith(("#!", '"""', "from __future__")):
         assert mended.splitlines()[0] == text.splitlines()[0]

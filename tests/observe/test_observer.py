@@ -1,6 +1,7 @@
 """What the observer records of real trainings, against numbers that the loop itself computes."""
 
 import copy
+import inspect
 import io
 import pickle
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from watching import fingerprint, observed, recording, seed_everything
 
+from gradscope.observe.construction import ConstructionTrace
 from gradscope.recording.facts import Role, State
 
 
@@ -490,3 +492,28 @@ def test_checkpointed_blocks_are_counted_once(tmp_path, reentrant):
     for role in (Role.OUTPUT, Role.GRAD_OUTPUT):
         rows = frame[(frame["module"] == "block.0") & (frame["role"] == role)]
         assert rows["calls"].tolist() == [1, 1], role
+
+
+def test_calls_are_those_of_one_forward(tmp_path):
+    seed_everything()
+    model = Net()
+    with observed(tmp_path / "run", model):
+        _train(model, steps=3, accumulate=2)
+    modules = recording(tmp_path / "run").modules.set_index("name")
+    assert modules.loc["twice", "calls"] == 2
+    assert modules.loc["first", "calls"] == 1
+    order = modules.sort_values("order").index.tolist()
+    assert order == ["", "first", "norm", "act", "twice", "drop", "head"]
+
+
+def test_the_line_that_builds_an_optimizer_is_kept(tmp_path):
+    with ConstructionTrace():
+        model = nn.Linear(2, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        line = inspect.currentframe().f_lineno - 1
+    with observed(tmp_path / "run", model, optimizer=optimizer):
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+    events = recording(tmp_path / "run").events
+    (site,) = events[events["kind"] == "optimizer-built"]["site"]
+    assert site == f"tests/observe/test_observer.py:{line}"
