@@ -89,9 +89,9 @@ class Clock:
         )
         return at
 
-    def backward(self, loss: float | None) -> str | None:
-        """A backward call with the scalar ``loss`` (None if it was no scalar)."""
-        site = self.event("backward", value=loss)
+    def backward(self, loss: float | None, place: tuple[str, int] | None) -> str | None:
+        """A backward call at ``place`` with the scalar ``loss`` (None if it was no scalar)."""
+        site = self.event("backward", value=loss, site=place)
         if loss is not None:
             self.open.losses.append((site, loss))
             self._site_counts[site] = self._site_counts.get(site, 0) + 1

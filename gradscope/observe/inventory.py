@@ -147,6 +147,14 @@ class Inventory:
         """The watched models that still live."""
         return self._registry.roots
 
+    def modules_unseen(self) -> None:
+        """Say that no forward of a root came by, although its parameters are trained."""
+        if not self.limits:
+            self.limits.append(
+                "no forward of the watched model was seen (compiled before, or only its parts are "
+                "called): parameters are recorded exactly"
+            )
+
     def modules_compiled(self) -> None:
         """Say that modules are not seen because compiled code runs in their place."""
         self.limits.append("compiled model: parameters are recorded exactly, modules are not seen")
@@ -180,6 +188,12 @@ class Inventory:
             return True
         groups = getattr(optimizer, "param_groups", [])
         return any(self.mine(group["params"]) for group in groups)
+
+    def equals_in_size(self, optimizer: Any) -> bool:
+        """Whether an optimizer holds as many elements as there are to train below the roots."""
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        wanted: int = sum(p.numel() for _, p in self.trainable())
+        return wanted == sum(int(p.numel()) for p in held)
 
     def rediscover(self, optimizer: Any, ordinal: int) -> bool:
         """Whether it holds parameters that have come below the roots since they were walked.

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from gradscope.observe.callsite import OWN_LOOP
+from gradscope.observe.callsite import OWN_LOOP, user_site
 from gradscope.observe.clock import Clock
 from gradscope.observe.frames import steps_running
 from gradscope.observe.graph import reachable
@@ -22,7 +22,11 @@ from gradscope.observe.recorder import Recorder, told_to_skip
 
 
 class LoopListener:
-    """A ``patches.Listener`` that turns calls into events and steps."""
+    """A ``patches.Listener`` that turns calls into events and steps.
+
+    Attributes:
+        any_forward: whether a forward of a watched root was ever seen.
+    """
 
     def __init__(
         self,
@@ -47,13 +51,14 @@ class LoopListener:
         self._adopt = adopt
         self._on_compile = on_compile
         self._sites: set[str] = {OWN_LOOP[0]}
+        self._places: dict[tuple[str, int] | None, bool] = {}
         self._scaled: tuple[weakref.ref[Tensor], float] | None = None
-        self._forward_seen = self._any_forward = False
+        self._forward_seen = self.any_forward = False
         self._manual = self._open_group = False
 
     def forward(self) -> None:
         """The outermost forward of a watched root begins, with gradients enabled."""
-        self._forward_seen = self._any_forward = True
+        self._forward_seen = self.any_forward = True
 
     def finish(self) -> None:
         """The watching ends: close the last step of a hand-written loop."""
@@ -70,12 +75,13 @@ class LoopListener:
     @guarded
     def backward_begin(self, tensors: Sequence[Tensor]) -> None:
         """See ``patches.Listener``."""
-        if not self._forward_seen and not self._open_group and not self._reaches_us(tensors):
+        place = user_site()
+        if not self._is_ours(tensors, place):
             return  # another model's
         if self._manual_group_over():
             self._close(None, skipped=False)
         value = self._loss_value(tensors)
-        site = self._clock.backward(value)
+        site = self._clock.backward(value, place)
         self._keep_source(site)
         writer, step = self._recorder.writer, self._clock.step
         if self._recorder.plan.modules:
@@ -114,6 +120,17 @@ class LoopListener:
         self._modules.gradients = True
 
     @guarded
+    def script_begin(self, target: Any) -> None:
+        """See ``patches.Listener``."""
+        if isinstance(target, nn.Module):
+            self._modules.pause(target)
+
+    @guarded
+    def script_end(self) -> None:
+        """See ``patches.Listener``."""
+        self._modules.resume()
+
+    @guarded
     def swap_begin(self, tensors: Sequence[Tensor]) -> None:
         """See ``patches.Listener``."""
         self._inventory.parameters.let_go(tensors)
@@ -123,15 +140,23 @@ class LoopListener:
         """See ``patches.Listener``."""
         self._inventory.parameters.take_back()
 
-    def _reaches_us(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether a loss that no forward of a root came before depends on a watched parameter.
+    def _is_ours(self, tensors: Sequence[Tensor], place: tuple[str, int] | None) -> bool:
+        """Whether a loss depends on a watched parameter.
 
-        A root is never called where its parts are, and in compiled code its hooks are silent.
+        A forward of a root came before as a rule, but a critic's loss may be made of a detached
+        output, and the parts of a root may be called without it. The graph is walked at the first
+        call from a line, and again where that line served another model before.
         """
+        ran = self._forward_seen or self._open_group
+        if ran and self._places.get(place):
+            return True
         view = reachable(tensors)
-        unknown = not self._any_forward
+        # a part of the graph may be hidden, and the hooks of compiled code are silent
+        unknown = ran or not self.any_forward
         reached = (view.reaches(parameter) for _, parameter in self._inventory.trainable())
-        return any(unknown if answer is None else answer for answer in reached)
+        ours = any(unknown if answer is None else answer for answer in reached)
+        self._places[place] = ours
+        return ours
 
     def _loss_value(self, tensors: Sequence[Tensor]) -> float | None:
         if len(tensors) != 1 or tensors[0].numel() != 1:
@@ -246,15 +271,17 @@ class LoopListener:
 
     def _concerns(self, optimizer: Any) -> bool:
         """Whether a step of this optimizer is a step of ours; learns its parameters on the way."""
-        # one that holds no watched parameter, but steps right after their forward and backward,
-        # holds copies of them, or objects that were replaced since
-        stranger = not self._inventory.has_optimizer and self._forward_seen
+        # one that holds no watched parameter, but as many numbers, and steps right after their
+        # forward and backward, holds copies of them, or those of another instance
+        stranger = (
+            not self._inventory.has_optimizer
+            and self._forward_seen
+            and self._inventory.equals_in_size(optimizer)
+        )
         if (
             not self._inventory.holds(optimizer)
             and not (stranger and self._clock.backwards())
-            and not self._inventory.rediscover(
-                optimizer, self._clock.optimizers.ordinal(optimizer)
-            )
+            and not self._inventory.rediscover(optimizer, self._clock.optimizers.ordinal(optimizer))
         ):
             return False
         self._adopt(optimizer)

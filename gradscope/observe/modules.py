@@ -8,6 +8,7 @@ several names (the output of a Linear is also that of the Sequential around it) 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import weakref
 from collections import defaultdict
@@ -25,7 +26,7 @@ from gradscope.observe import module_rows, private, units
 from gradscope.observe.frames import calls_running
 from gradscope.observe.module_rows import Key, Row
 from gradscope.observe.naming import IdMap
-from gradscope.observe.samples import flat_sample, plain
+from gradscope.observe.samples import columns, distinct, flat_sample, plain
 from gradscope.observe.slopes import module_kind
 from gradscope.recording.facts import SAMPLE_SIZE, Role
 
@@ -36,8 +37,8 @@ ROOT_CALLS = 4
 over four says the same."""
 BEGINS = object()
 """In place of an output: the forward begins."""
-SPREAD_FEATURES = 4_096
-"""Features looked at for the spread over samples."""
+SPREAD_FEATURES = SPREAD_SAMPLES = 4_096
+"""Features and samples looked at for the spread over samples."""
 
 
 def tensors_in(thing: Any) -> Iterator[Tensor]:
@@ -70,7 +71,8 @@ class _Hook:
         self._call = call
 
     def __call__(self, module: nn.Module, *args: Any) -> None:
-        if module is self._module():
+        # torch.compile and torch.export inline what a hook does: it has to be nothing
+        if not torch.compiler.is_compiling() and module is self._module():
             self._call(module, *args)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -118,7 +120,6 @@ class ModuleWatch:
         self.active = False
         self.gradients = True
         """Whether gradients that arrive are those of a loss, and not of ``autograd.grad``."""
-        self.stack: list[int] = []
         self.order: dict[int, int] = {}
         self.calls: dict[int, int] = defaultdict(int)
         self.grad_disabled: dict[int, bool] = {}
@@ -144,6 +145,7 @@ class ModuleWatch:
         known = self._watched.get(id(module))
         if known is not None and known[0]() is module:
             return
+        self._unhook(module)  # what an earlier object of this id has left
         self._watched[id(module)] = weakref.ref(module), root
         if root or self.active:
             self._hook(module, root)
@@ -154,14 +156,23 @@ class ModuleWatch:
         if active == self.active:
             return
         self.active = active
+        self.resume()
+
+    def pause(self, above: nn.Module) -> None:
+        """Take the hooks off a module and all below it until ``resume``."""
+        for module in above.modules():
+            self._unhook(module)
+
+    def resume(self) -> None:
+        """Hook what has to be hooked now, and nothing else."""
         for reference, root in self._watched.values():
             module = reference()
-            if module is None or root:
+            if module is None:
                 continue
-            if active:
-                self._hook(module, root)
-            else:
+            if not root and not self.active:
                 self._unhook(module)
+            elif id(module) not in self._handles:
+                self._hook(module, root)
 
     def release(self, module: nn.Module) -> None:
         """Watch one module no more."""
@@ -182,7 +193,7 @@ class ModuleWatch:
         after = self._guard(functools.partial(self._after, root))
         self._handles[id(module)] = [
             module.register_forward_pre_hook(_Hook(module, before), with_kwargs=True),
-            # always_call: an exception in forward must not leave the stack deeper than it was
+            # always_call: after an exception, too, the end of a root's forward has to be told
             module.register_forward_hook(_Hook(module, after), with_kwargs=True, always_call=True),
         ]
 
@@ -215,7 +226,6 @@ class ModuleWatch:
         identity = self._ids.get(module)
         if not self.active or identity is None:
             return
-        self.stack.append(identity)
         leaf = not module._modules
         if leaf and module._parameters and not torch.is_grad_enabled():
             self.grad_disabled[identity] = True
@@ -235,7 +245,7 @@ class ModuleWatch:
             self._want_gradient(seen, tensor, (identity, Role.GRAD_INPUT, position))
             row = self._rows[identity, Role.INPUT, position]
             row.source = seen.leaf_module
-            if leaf and position == 0:
+            if leaf and position == 0 and not tensor.is_nested:
                 self._read_units(module, identity, tensor, seen)
 
     def _after(
@@ -251,11 +261,7 @@ class ModuleWatch:
         if root and self._outermost():
             self._on_root(module, args, kwargs, output)
         identity = self._ids.get(module)
-        if identity is None or identity not in self.stack:
-            return
-        while self.stack.pop() != identity:
-            pass
-        if not self.active or not self._recorded(identity):
+        if not self.active or identity is None or not self._recorded(identity):
             return
         leaf = not module._modules
         for position, tensor in enumerate(tensors_in(output)):
@@ -285,14 +291,15 @@ class ModuleWatch:
         dense = plain(tensor)
         if dense is None or not dense.numel() or dense.is_meta:
             return None
-        low, high = dense.aminmax()
+        once, times = distinct(dense)
+        low, high = once.aminmax()
         sample = flat_sample(dense, SAMPLE_SIZE)
         number = torch.float64 if dense.dtype == torch.float64 else torch.float32
         self._readings.append(
             torch.stack(
                 (
-                    dense.sum(dtype=number),
-                    torch.linalg.vector_norm(dense, dtype=number),
+                    once.sum(dtype=number) * times,
+                    torch.linalg.vector_norm(once, dtype=number) * math.sqrt(times),
                     torch.maximum(high, -low).to(number),
                     (sample == 0).sum().to(number),
                 )
@@ -312,7 +319,7 @@ class ModuleWatch:
         row = self._rows[key]
         row.readings.append(seen.reading)
         row.counts.append(self._sizes[seen.reading])
-        row.batch = tensor.shape[0] if tensor.dim() else -1
+        row.batch = tensor.size(0) if tensor.dim() else -1
         if tensor.grad_fn is not None:
             row.edges.append((private.node_sequence_nr(tensor.grad_fn), tensor.output_nr))
         return seen
@@ -337,7 +344,7 @@ class ModuleWatch:
             row = self._rows[key]
             row.readings.append(read[0])
             row.counts.append(read[1:])
-            row.batch = gradient.shape[0] if gradient.dim() else -1
+            row.batch = gradient.size(0) if gradient.dim() else -1
 
     def _read_units(self, module: nn.Module, identity: int, tensor: Tensor, seen: _Seen) -> None:
         kind = module_kind(module)
@@ -354,12 +361,12 @@ class ModuleWatch:
 
     @torch.no_grad()
     def _read_spread(self, tensor: Tensor, row: Row) -> None:
-        if tensor.dim() < 2 or tensor.shape[0] < 2 or tensor.layout is not torch.strided:
+        if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_complex():
             return
-        if tensor.is_complex():
+        if tensor.dim() < 2 or tensor.shape[0] < 2 or plain(tensor) is None:
             return
-        flat = tensor.detach().reshape(tensor.shape[0], -1)
-        flat = flat[:, :: -(-flat.shape[1] // SPREAD_FEATURES)].to(torch.float32)
+        some = tensor.detach()[:: -(-tensor.shape[0] // SPREAD_SAMPLES)]
+        flat = columns(some, SPREAD_FEATURES).to(torch.float32)
         # var() along axis 0 takes several times as long as these three passes
         variance = (flat - flat.mean(dim=0)).square_().mean()
         self._readings.append(torch.stack((variance, flat.square().mean(), variance, variance)))

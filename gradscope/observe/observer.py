@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -108,7 +109,9 @@ class Observer:
         self._given = optimizer
         self._facts = {"command": command, "target": target, "first_step": first_step}
         self._limits: list[str] = []
-        self._compiled_loop = self._in_forward = False
+        self._compiled_loop = False
+        self._forward_in = 0
+        """The thread whose forward is looked at, 0 for none."""
 
     @property
     def steps(self) -> int:
@@ -156,6 +159,8 @@ class Observer:
         own = os.getpid() == self._pid
         if own:
             self._guard.call(self._loop.finish)
+            if self.steps and not self._loop.any_forward:
+                self._inventory.modules_unseen()
         self._unhook()
         if own:
             self.fact("limits", self.limits)
@@ -232,9 +237,10 @@ class Observer:
     ) -> None:
         if private.current_graph_task_id() != -1:
             return  # a checkpointed block runs again
-        if self._in_forward:
+        here = threading.get_ident()
+        if self._forward_in == here:
             # it ends, or was ended before by a KeyboardInterrupt, which no hook is told of
-            self._in_forward = False
+            self._forward_in = 0
             self._look.exit()
         if output is not BEGINS:
             if torch.is_grad_enabled():
@@ -247,5 +253,6 @@ class Observer:
             self._facts["batch"] = self._inventory.batch_of(args, kwargs)
             self.fact("batch", self._facts["batch"])
         self._origin.keep(module, args, kwargs)
-        self._look.enter(module)
-        self._in_forward = True
+        if not self._forward_in:
+            self._forward_in = here
+            self._look.enter(module)

@@ -24,6 +24,9 @@ from torch.optim.optimizer import (
 from gradscope.observe import private
 
 _log = logging.getLogger("gradscope")
+_Wrap = Callable[[Callable[..., Any]], Callable[..., Any]]
+_Pick = Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]
+"""The arguments of a call that a listener is given."""
 
 
 class Listener(Protocol):
@@ -45,6 +48,12 @@ class Listener(Protocol):
         """``swap_tensors`` is about to run, and refuses tensors that are held weakly."""
 
     def swap_end(self) -> None:
+        """It has returned or raised."""
+
+    def script_begin(self, target: Any) -> None:
+        """``torch.jit.script`` is about to run, and refuses a module with hooks."""
+
+    def script_end(self) -> None:
         """It has returned or raised."""
 
     def clip(self, parameters: Any, max_norm: float, total_norm: torch.Tensor) -> None:
@@ -128,7 +137,7 @@ class _Patch:
 
     holder: Any
     name: str
-    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    wrap: _Wrap
 
 
 def _install() -> None:
@@ -163,7 +172,8 @@ def _table() -> tuple[_Patch, ...]:
         _Patch(scaler, "scale", _scale),
         _Patch(scaler, "unscale_", _unscale),
         _Patch(scaler, "_maybe_opt_step", _scaler_step),
-        _Patch(torch.utils, "swap_tensors", _swap),
+        _Patch(torch.utils, "swap_tensors", _around("swap", lambda a, k: ((*a, *k.values()),))),
+        _Patch(torch.jit, "script", _around("script", _first_argument)),
         _Patch(torch, "compile", _before("compiling", _first_argument)),
         _Patch(torch.nn.Module, "compile", _before("compiling", _first_argument)),
         _Patch(torch.optim.Optimizer, "zero_grad", _before("zero_grad", _first_argument)),
@@ -171,14 +181,27 @@ def _table() -> tuple[_Patch, ...]:
     )
 
 
-def _before(
-    method: str, pick: Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _before(method: str, pick: _Pick) -> _Wrap:
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def patched(*args: Any, **kwargs: Any) -> Any:
             _tell(method, *pick(args, kwargs))
             return original(*args, **kwargs)
+
+        return patched
+
+    return wrap
+
+
+def _around(call: str, pick: _Pick) -> _Wrap:
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def patched(*args: Any, **kwargs: Any) -> Any:
+            _tell(f"{call}_begin", *pick(args, kwargs))
+            try:
+                return original(*args, **kwargs)
+            finally:
+                _tell(f"{call}_end")
 
         return patched
 
@@ -230,18 +253,6 @@ def _outermost(call: str, *arguments: Any) -> Iterator[None]:
     finally:
         setattr(_inside, call, False)
         _tell(f"{call}_end")
-
-
-def _swap(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def swap_tensors(*args: Any, **kwargs: Any) -> Any:
-        _tell("swap_begin", (*args, *kwargs.values()))
-        try:
-            return original(*args, **kwargs)
-        finally:
-            _tell("swap_end")
-
-    return swap_tensors
 
 
 def _clip(original: Callable[..., Any]) -> Callable[..., Any]:

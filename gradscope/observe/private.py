@@ -83,13 +83,21 @@ def step_code() -> CodeType | None:
 
 
 def version(tensor: torch.Tensor) -> int:
-    """Counts the changes in place of a tensor; -1 for one made in inference mode, which does not."""
+    """Count of the changes in place of a tensor; -1 for one of inference mode, which has none."""
     return -1 if tensor.is_inference() else tensor._version
 
 
 def tracing() -> bool:
     """Whether a call now makes a program or a transform instead of numbers."""
-    return functorch_level_active() or is_compiling() or torch.jit.is_tracing()
+    jit = torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return jit or functorch_level_active() or is_compiling() or _fake_mode_active()
+
+
+def _fake_mode_active() -> bool:
+    """Whether tensors have shapes and no numbers, as in torch.export; False if unknown."""
+    probe = getattr(torch._C, "_get_dispatch_mode", None)
+    keys = getattr(torch._C, "_TorchDispatchModeKey", None)
+    return probe is not None and keys is not None and probe(keys.FAKE) is not None
 
 
 def saved(node: Node, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ from gradscope.observe.updates import UpdateWatch
 from gradscope.observe.wire import Wire
 from gradscope.recording.writer import Writer
 
+_log = logging.getLogger("gradscope")
 Record = dict[str, Any]
 
 
@@ -169,7 +171,11 @@ class Recorder:
         self.writer.records("alarms", [record])
         self._cadence.burst(self._clock.step)
         if self._on_alarm is not None:
-            self._on_alarm(record)
+            try:
+                self._on_alarm(record)
+            except Exception as error:
+                self._on_alarm = None
+                _log.error("on_alarm failed and is not called again", exc_info=error)
 
     # ------------------------------------------------------------------ the end of a step
 

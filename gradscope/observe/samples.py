@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -26,7 +28,34 @@ def plain(tensor: Tensor) -> Tensor | None:
         return None
     if tensor.is_complex():
         tensor = torch.view_as_real(tensor.resolve_conj())
-    return tensor if tensor.is_floating_point() else None
+    # of numbers of 8 bits torch can take neither sum nor maximum
+    return tensor if tensor.is_floating_point() and tensor.element_size() > 1 else None
+
+
+def distinct(tensor: Tensor) -> tuple[Tensor, int]:
+    """The elements of a dense tensor without repetition, in any order, and how often each stands.
+
+    A view wherever one can be had: torch copies what is not contiguous before it takes a maximum,
+    of an expanded mask far more than the memory that it has.
+    """
+    first = tuple(
+        slice(0, 1) if stride == 0 and length > 1 else slice(None)
+        for stride, length in zip(tensor.stride(), tensor.shape, strict=True)
+    )
+    once = tensor[first]
+    times = tensor.numel() // max(once.numel(), 1)
+    return (flat_sample(once, once.numel()) if _dense(once) else once), times
+
+
+def columns(tensor: Tensor, size: int) -> Tensor:
+    """Of each row (axis 0) of a dense tensor at most ``size`` elements at a fixed stride."""
+    count = tensor[0].numel()
+    stride = max(-(-count // size), 1)
+    if tensor.is_contiguous():
+        return tensor.reshape(len(tensor), -1)[:, ::stride]
+    positions = torch.arange(0, count, stride, device=tensor.device)
+    index: tuple[Any, ...] = torch.unravel_index(positions, tensor.shape[1:])
+    return tensor[(slice(None), *index)]
 
 
 def flat_sample(tensor: Tensor, size: int) -> Tensor:

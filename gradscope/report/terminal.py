@@ -30,6 +30,9 @@ _FRAME, _HELP, _GOOD, _DIM = "bold blue", "bold green", "bold green", "dim"
 _SIGNS = {"+": "green", "-": "red", " ": ""}
 _SNIPPET_LINES = 12
 
+SHOWN = 5
+"""Pieces of evidence in the terminal: a rule puts the deciding ones first."""
+
 
 def render(
     diagnosis: Diagnosis,
@@ -138,7 +141,10 @@ class _Block:
     def _facts(self) -> None:
         finding = self.finding
         if finding.evidence:
-            self._fact("measured", "; ".join(summary.measured(finding)))
+            told = summary.measured(finding)
+            more = f"; {len(told) - SHOWN} more in the report" if len(told) > SHOWN + 1 else ""
+            told = told[:SHOWN] if more else told
+            self._fact("measured", "; ".join(told) + more)
         if finding.origin:
             origin = finding.origin
             where = f" at {one_line(str(origin.location))}" if origin.location else ""

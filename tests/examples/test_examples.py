@@ -21,7 +21,7 @@ SCHEMA = json.loads(
 )
 SICK = {
     "vanishing_sigmoid": ("GS101", "0"),
-    "exploding_init": ("GS102", "hidden"),
+    "exploding_init": ("GS102", "stem"),
     "dead_relu": ("GS301", "fc2"),
     "nan_log": ("GS201", "ink"),
     "detached_branch": ("GS104", "right"),
