@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,12 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'gradscope' has no attribute {name!r}")
-    value = getattr(import_module(_HOME[name]), name)
+    # a library may draw a random number while it is imported (rich does): the user's seed stands
+    state = random.getstate()
+    try:
+        value = getattr(import_module(_HOME[name]), name)
+    finally:
+        random.setstate(state)
     globals()[name] = value
     return value
 

@@ -24,6 +24,7 @@ from gradscope.recording.writer import Writer
 from gradscope.report.formats import render
 from gradscope.report.run_facts import run_facts
 from gradscope.running.failures import in_one_line
+from gradscope.running.seeds import random_states_kept
 from gradscope.session.judging import judge, save
 
 _LIVING: list[Scope] = []
@@ -135,7 +136,8 @@ class Scope:
         Returns:
             The path.
         """
-        return save(self._diagnosis(), path)
+        with random_states_kept():
+            return save(judge(self.recording), path)
 
     @property
     def overhead(self) -> float | None:
@@ -143,12 +145,15 @@ class Scope:
         return run_facts(self.recording).fraction
 
     def _diagnosis(self) -> Diagnosis:
-        return judge(self.recording)
+        # asked for in the middle of a training, it must not move the training's random states
+        with random_states_kept():
+            return judge(self.recording)
 
     def _repr_html_(self) -> str:
         if self.off:
             return f"<p>{html.escape(self.off)}</p>"
-        page = html.escape(render(self._diagnosis(), "html"))
+        with random_states_kept():
+            page = html.escape(render(judge(self.recording), "html"))
         # a frame of its own: the page's styles and scripts stay out of the notebook
         return f'<iframe srcdoc="{page}" style="width:100%;height:40em;border:0"></iframe>'
 

@@ -17,6 +17,8 @@ HOLDERS = (
     (torch.amp.grad_scaler.GradScaler, "scale"),
     (torch.amp.grad_scaler.GradScaler, "unscale_"),
     (torch.amp.grad_scaler.GradScaler, "_maybe_opt_step"),
+    (torch.utils, "swap_tensors"),
+    (torch.jit, "script"),
     (torch.optim.Optimizer, "zero_grad"),
     (nn.Module, "zero_grad"),
 )

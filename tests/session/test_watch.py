@@ -179,3 +179,26 @@ def test_a_scope_that_nobody_closes_is_finished_at_exit(tmp_path):
     recording = gradscope.load_run(tmp_path / "run")
     assert len(recording.steps) == 3
     assert recording.run["finished"]
+
+
+def test_neither_watching_nor_judging_moves_a_random_state(tmp_path):
+    """In a fresh process: the first use imports libraries, and one of them draws a number."""
+    code = """
+import random, numpy, torch, gradscope
+from torch import nn
+random.seed(1); numpy.random.seed(1); torch.manual_seed(1)
+model = nn.Linear(2, 1)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+before = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+with gradscope.watch(model, run_dir="run") as scope:
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    scope.diagnose()
+    scope.report("report.html")
+after = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+assert before == after
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
