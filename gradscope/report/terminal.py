@@ -141,10 +141,10 @@ class _Block:
     def _facts(self) -> None:
         finding = self.finding
         if finding.evidence:
-            told = summary.measured(finding)
-            more = f"; {len(told) - SHOWN} more in the report" if len(told) > SHOWN + 1 else ""
-            told = told[:SHOWN] if more else told
-            self._fact("measured", "; ".join(told) + more)
+            pieces = summary.measured(finding)
+            more = f"; {len(pieces) - SHOWN} more in the report" if len(pieces) > SHOWN + 1 else ""
+            pieces = pieces[:SHOWN] if more else pieces
+            self._fact("measured", "; ".join(pieces) + more)
         if finding.origin:
             origin = finding.origin
             where = f" at {one_line(str(origin.location))}" if origin.location else ""
