@@ -142,9 +142,10 @@ class _Block:
         finding = self.finding
         if finding.evidence:
             pieces = summary.measured(finding)
-            more = f"; {len(pieces) - SHOWN} more in the report" if len(pieces) > SHOWN + 1 else ""
-            pieces = pieces[:SHOWN] if more else pieces
-            self._fact("measured", "; ".join(pieces) + more)
+            left = len(pieces) - SHOWN
+            if left > 1:
+                pieces = [*pieces[:SHOWN], f"{left} more in the report"]
+            self._fact("measured", "; ".join(pieces))
         if finding.origin:
             origin = finding.origin
             where = f" at {one_line(str(origin.location))}" if origin.location else ""
