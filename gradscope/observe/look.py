@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from gradscope.observe.callsite import shown
 from gradscope.observe.examine import Examination, why_unreached
+from gradscope.observe.features import input_record, target_record
 from gradscope.observe.graph import GraphView, loss_facts, reachable
 from gradscope.observe.inventory import Inventory
 from gradscope.observe.module_rows import Key
-from gradscope.observe.modules import ModuleWatch
+from gradscope.observe.modules import ModuleWatch, tensors_in
 from gradscope.observe.target import Target
 
 Record = dict[str, Any]
@@ -41,6 +42,7 @@ class EarlyLook:
         self._examination: Examination | None = None
         self._held = 0
         self._views: list[GraphView] = []
+        self._seen_roots: set[int] = set()
         self._reached: dict[int, bool | None] = {}
         self._targets: dict[tuple[str | None, str, int], Target] = {}
         self.consumers: dict[Key, int] = {}
@@ -52,6 +54,7 @@ class EarlyLook:
         self._active = active
         self._early = active and step < self._end
         self._views = []
+        self._seen_roots = set()
         self._leave_mode()
         self._examination = Examination() if self._early else None
 
@@ -81,6 +84,30 @@ class EarlyLook:
             self._examination.stop()
         self._held = 0
         self._examination = None
+
+    # ------------------------------------------------------------------ inputs and targets
+
+    def inputs(self, root: nn.Module, given: Any, step: int) -> list[Record]:
+        """Records of table ``features`` for the arguments of a root, once in an early step."""
+        identity = self._inventory.modules.get(root)
+        if not self._early or identity is None or identity in self._seen_roots:
+            return []
+        self._seen_roots.add(identity)
+        records = [
+            input_record(step, identity, position, tensor)
+            for position, tensor in enumerate(tensors_in(given))
+        ]
+        return [record for record in records if record is not None]
+
+    def targets(self, step: int) -> list[Record]:
+        """The same for the floating targets that the losses were compared with so far."""
+        if not self._early:
+            return []
+        records = [
+            target_record(step, position, target)
+            for (_, _, position), target in self._targets.items()
+        ]
+        return [record for record in records if record is not None]
 
     # ------------------------------------------------------------------ losses
 

@@ -253,6 +253,8 @@ class Observer:
             self._facts["batch"] = self._inventory.batch_of(args, kwargs)
             self.fact("batch", self._facts["batch"])
         self._origin.keep(module, args, kwargs)
+        records = self._look.inputs(module, (args, kwargs), self._clock.step)
+        self._writer.records("features", records)
         if not self._forward_in:
             self._forward_in = here
             self._look.enter(module)

@@ -213,6 +213,7 @@ class Recorder:
         modules, parameters = self._look.structure(step)
         self.writer.records("modules", modules)
         self.writer.records("parameters", parameters)
+        self.writer.records("features", self._look.targets(step))
 
 
 def told_to_skip(optimizer: Any) -> bool:

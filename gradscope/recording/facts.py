@@ -18,7 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradscope.recording.loop_tables import ALARMS, EVENTS, EXAMINED, LOSSES, STEPS
-from gradscope.recording.model_tables import GRADCHECKS, MODULES, PARAMETERS, RUN, SOURCES
+from gradscope.recording.model_tables import (
+    FEATURES,
+    GRADCHECKS,
+    MODULES,
+    PARAMETERS,
+    RUN,
+    SOURCES,
+)
 from gradscope.recording.row_tables import ACTIVATIONS, GRADIENTS, SKETCHES, UNITS, UPDATES
 from gradscope.recording.schema import Column, Kind, Table
 from gradscope.recording.words import (
@@ -37,7 +44,8 @@ from gradscope.recording.words import (
 
 TABLES: tuple[Table, ...] = (
     GRADIENTS, UPDATES, SKETCHES, ACTIVATIONS, UNITS,
-    STEPS, EVENTS, LOSSES, PARAMETERS, MODULES, ALARMS, EXAMINED, GRADCHECKS, SOURCES, RUN,
+    STEPS, EVENTS, LOSSES, PARAMETERS, MODULES, ALARMS, EXAMINED, FEATURES, GRADCHECKS,
+    SOURCES, RUN,
 )  # fmt: skip
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
 
@@ -58,6 +66,7 @@ __all__ = [
     "EXAMINED",
     "EXPONENT_BINS",
     "EXPONENT_EDGES",
+    "FEATURES",
     "GRADCHECKS",
     "GRADIENTS",
     "LOSSES",

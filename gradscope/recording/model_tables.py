@@ -91,6 +91,27 @@ MODULES = Table(
     ),
 )
 
+FEATURES = Table(
+    "features",
+    rows=False,
+    doc="Statistics of each feature of what a root is given and of what its loss is compared with, "
+    "in the examined steps; a feature is a channel (axis 1) of images and signals, else an element "
+    "of the last axis. At most 1,024 features, beyond it every ``stride``-th.",
+    columns=(
+        Column("step", "int", "", "step"),
+        Column("kind", "text", "", "input | target"),
+        Column("module", "int", "", "input: id of the root; target: -1"),
+        Column("position", "int", "", "index among the root's floating inputs, or of the loss"),
+        Column("features", "int", "", "number of features"),
+        Column("stride", "int", "", "every how manyeth feature is listed"),
+        Column("count", "int", "", "values of each feature"),
+        Column("mean", "json", "", "mean of each listed feature; null: not finite"),
+        Column("std", "json", "", "standard deviation of each"),
+        Column("low", "json", "", "smallest value of each; null for targets"),
+        Column("high", "json", "", "largest value of each; null for targets"),
+    ),
+)
+
 GRADCHECKS = Table(
     "gradchecks",
     rows=False,

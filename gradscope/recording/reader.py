@@ -170,6 +170,11 @@ class Recording:
         return self._record_frame(BY_NAME["examined"])
 
     @cached_property
+    def features(self) -> pd.DataFrame:
+        """Statistics of each feature of the roots' inputs and of the targets."""
+        return self._record_frame(BY_NAME["features"])
+
+    @cached_property
     def gradchecks(self) -> pd.DataFrame:
         """Results of finite-difference checks."""
         return self._record_frame(BY_NAME["gradchecks"])

@@ -517,3 +517,37 @@ def test_the_line_that_builds_an_optimizer_is_kept(tmp_path):
     events = recording(tmp_path / "run").events
     (site,) = events[events["kind"] == "optimizer-built"]["site"]
     assert site == f"tests/observe/test_observer.py:{line}"
+
+
+def test_inputs_and_targets_are_described_feature_by_feature(tmp_path):
+    torch.manual_seed(0)
+    x = torch.randn(50, 3) * torch.tensor([1.0, 100.0, 0.0]) + torch.tensor([0.0, 5.0, 2.0])
+    y = torch.randn(50, 2) * 7 + 3
+    model = nn.Linear(3, 2)
+    with observed(tmp_path / "run", model):
+        F.mse_loss(model(x), y).backward()
+        torch.optim.SGD(model.parameters(), lr=1e-6).step()
+    features = recording(tmp_path / "run").features.set_index("kind")
+    given, wanted = features.loc["input"], features.loc["target"]
+    assert given["features"] == 3
+    assert given["mean"] == pytest.approx(x.double().mean(0).tolist())
+    assert given["std"] == pytest.approx(x.double().std(0, unbiased=False).tolist())
+    assert given["low"] == pytest.approx(x.amin(0).tolist())
+    assert given["high"] == pytest.approx(x.amax(0).tolist())
+    assert wanted["mean"] == pytest.approx(y.double().mean(0).tolist())
+    assert wanted["std"] == pytest.approx(y.double().std(0, unbiased=False).tolist())
+    assert wanted["count"] == 50
+
+
+def test_channels_of_images_are_features_and_many_features_are_strided(tmp_path):
+    model = nn.Sequential(nn.Conv2d(2, 1, 1), nn.Flatten(), nn.Linear(16, 1))
+    wide = nn.Linear(3000, 1)
+    with observed(tmp_path / "run", model, wide):
+        loss = model(torch.ones(5, 2, 4, 4)).sum() + wide(torch.ones(2, 3000)).sum()
+        loss.backward()
+        torch.optim.SGD([*model.parameters(), *wide.parameters()], lr=1e-6).step()
+    features = recording(tmp_path / "run").features
+    assert features["features"].tolist() == [2, 3000]
+    assert features["count"].tolist() == [5 * 16, 2]
+    assert features["stride"].tolist() == [1, 3]
+    assert len(features["mean"].iloc[1]) == 1000
