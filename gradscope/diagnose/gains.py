@@ -110,7 +110,8 @@ def _called_leaves(recording: Recording) -> pd.DataFrame:
         (int(root), str(path)) not in parents
         for root, path in zip(called["root"], called["path"], strict=True)
     ]
-    return called[keep]
+    # an empty list would be read as a choice of columns
+    return called[np.array(keep, bool)]
 
 
 def _kinds(recording: Recording, modules: pd.DataFrame) -> dict[int, Kind]:

@@ -118,6 +118,7 @@ class ModuleWatch:
         self.stack: list[int] = []
         self.order: dict[int, int] = {}
         self.calls: dict[int, int] = defaultdict(int)
+        self.dtypes: dict[int, torch.dtype] = {}
         self.grad_disabled: dict[int, bool] = {}
         self.clear()
 
@@ -224,6 +225,9 @@ class ModuleWatch:
             row.source = seen.leaf_module
             if leaf and position == 0:
                 self._read_units(module, identity, tensor, seen)
+                if seen.leaf_module == -1 and module._parameters:
+                    # made by no module (data, a functional activation, a residual add)
+                    self._read_spread(tensor, row)
 
     def _after(
         self,
@@ -249,6 +253,7 @@ class ModuleWatch:
             seen = self._note(tensor, (identity, Role.OUTPUT, position))
             if seen is None:
                 continue
+            self.dtypes.setdefault(identity, tensor.dtype)
             if leaf:
                 seen.leaf_module = identity
             self._want_gradient(seen, tensor, (identity, Role.GRAD_OUTPUT, position))

@@ -217,5 +217,6 @@ class Observer:
         if "batch" not in self._facts:
             self._facts["batch"] = self._inventory.batch_of(args, kwargs)
             self.fact("batch", self._facts["batch"])
+            self.fact("amp", self._inventory.autocast())
         self._origin.keep(module, args, kwargs)
         self._look.enter(module)
