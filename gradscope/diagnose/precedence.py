@@ -60,6 +60,62 @@ def exact_zero(_cause: Finding, effect: Finding) -> bool:
     return effect.kind == "zero"
 
 
+def on_the_way(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and the effect is a gradient that was large enough at the loss."""
+    return harms(cause, effect) and effect.kind == "depth"
+
+
+def of_rate(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and the number format has no part in the effect."""
+    return harms(cause, effect) and effect.kind == "learning-rate"
+
+
+def of_format(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and the number format is its reason."""
+    return harms(cause, effect) and cause.kind == "format"
+
+
+def happened_later(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and the effect was not there from the start."""
+    return harms(cause, effect) and effect.kind in ("learning-rate", "training")
+
+
+def by_depth(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and the effect builds up from layer to layer."""
+    return harms(cause, effect) and effect.kind == "depth"
+
+
+def in_one_layer(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful and does not build up from layer to layer."""
+    return harms(cause, effect) and cause.kind != "depth"
+
+
+def no_gradients_left(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful: the gradients are cleared before they are used."""
+    return harms(cause, effect) and cause.kind == "cleared"
+
+
+def by_rate(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and a growth or a zero among the effects is one of the run's course."""
+    kinds = {"GS102": "learning-rate", "GS104": "zero"}
+    return harms(cause, effect) and effect.kind == kinds.get(effect.code, effect.kind)
+
+
+def never_differ(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and units that begin alike."""
+    return harms(cause, effect) and cause.kind == "symmetric"
+
+
+def not_by_rate(cause: Finding, effect: Finding) -> bool:
+    """The growth is harmful, and over depth or time, or it ended in NaN or Inf."""
+    return harms(cause, effect) and (cause.kind != "learning-rate" or ends_it(cause, effect))
+
+
+def small_weights(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and the effect is weights that are too small."""
+    return harms(cause, effect) and effect.kind == "small"
+
+
 @dataclass(frozen=True, slots=True)
 class Precedence:
     """One row: a finding of ``cause`` explains those of ``effects`` where ``when`` holds."""
@@ -76,18 +132,115 @@ TABLE: tuple[Precedence, ...] = (
     Precedence("GS102", ("GS201",), ends_it,
                "the gradient grew until it left the range of numbers: the operation that met it "
                "first is where the growth ended, not where it began"),
+    Precedence("GS506", ("GS101", "GS104", "GS203", "GS301", "GS402", "GS505"), no_gradients_left,
+               "steps on cleared gradients move nothing, whatever the layers look like"),
+    Precedence("GS506", ("GS102", "GS103", "GS401", "GS505"), harms,
+               "gradients that are not limited, or used twice, throw the weights away"),
+    Precedence("GS501", ("GS101", "GS102", "GS103", "GS301", "GS302", "GS303", "GS401", "GS404",
+                         "GS505"), harms,
+               "steps along a sum of old gradients grow and overshoot like those of too high a "
+               "learning rate, and leave dead units behind"),
+    Precedence("GS503", ("GS101", "GS102", "GS104", "GS106", "GS301", "GS302", "GS303", "GS401",
+                         "GS402", "GS404", "GS505"), harms,
+               "what a loss asks for that gets the wrong input says nothing about the layers"),
     Precedence("GS201", ("GS101", "GS104", "GS301", "GS505"), harms,
                "behind a NaN nothing can be learned, and every comparison with it is false"),
+    Precedence("GS201", ("GS202",), harms,
+               "a loss scaler cannot mend a NaN: it skips for ever"),
+    Precedence("GS201", ("GS103", "GS105", "GS302", "GS303"), harms,
+               "behind a NaN no step has a history and no sample differs from another"),
+    Precedence("GS403", ("GS105", "GS302", "GS303"), covers_most,
+               "a network that no optimizer moves keeps its first slopes"),
+    Precedence("GS504", ("GS103", "GS105", "GS106", "GS302", "GS303"), harms,
+               "an input of a large scale saturates units, one of a large offset makes samples "
+               "look alike, and a target of a large scale drowns the other losses"),
+    Precedence("GS404", ("GS302", "GS303"), harms,
+               "weights of a wrong size saturate units and hide what tells samples apart"),
+    Precedence("GS501", ("GS103", "GS105", "GS302", "GS303"), harms,
+               "gradients that pile up make every step larger than the one before"),
+    Precedence("GS102", ("GS103", "GS105", "GS302", "GS303"), harms,
+               "a gradient that grows step by step is no single spike"),
+    Precedence("GS401", ("GS103", "GS105", "GS302", "GS303"), harms,
+               "steps that are too large undo each other and throw the weights away"),
+    Precedence("GS103", ("GS301", "GS302", "GS303"), happened_later,
+               "one bad step threw the weights to where units are flat"),
+    Precedence("GS103", ("GS505",), harms,
+               "one bad step undid what had been learned"),
+    Precedence("GS202", ("GS105", "GS303"), harms,
+               "what is rounded to zero has no direction"),
+    Precedence("GS503", ("GS105", "GS302", "GS303"), harms,
+               "a loss that reads the wrong thing teaches nothing"),
+    Precedence("GS506", ("GS103", "GS105"), harms,
+               "a stale gradient has nothing to do with the step that uses it"),
+    Precedence("GS301", ("GS105", "GS302", "GS303"), harms,
+               "behind a dead layer all samples look the same"),
+    Precedence("GS302", ("GS101", "GS105", "GS303", "GS402", "GS505"), harms,
+               "a flat activation passes on neither gradient nor differences"),
+    Precedence("GS101", ("GS105", "GS303"), harms,
+               "layers that starve learn from noise and keep samples alike"),
+    Precedence("GS106", ("GS402", "GS505"), harms,
+               "a term that is drowned by another does not fall"),
+    Precedence("GS303", ("GS105", "GS402", "GS505"), in_one_layer,
+               "where all samples look the same there is nothing to learn from them"),
+    Precedence("GS303", ("GS301",), mild,
+               "where all samples look the same, biases decide which units are active"),
+    Precedence("GS402", ("GS303",), by_depth,
+               "samples look alike in a deep network until it has been trained"),
+    Precedence("GS303", ("GS105", "GS402", "GS505"), harms,
+               "where all samples look the same there is nothing to learn from them"),
+    Precedence("GS105", ("GS402", "GS505"), harms,
+               "where noise decides the direction nothing is learned"),
     Precedence("GS403", ("GS101", "GS102", "GS301"), covers_most,
                "a network that no optimizer moves keeps its first gains and its dead units"),
     Precedence("GS403", ("GS104",), left_behind,
                "the optimizer still holds the tensors that were replaced"),
+    Precedence("GS201", ("GS401", "GS402", "GS404", "GS504"), harms,
+               "a NaN without growth before it is no matter of scale"),
+    Precedence("GS403", ("GS402", "GS404", "GS504"), covers_most,
+               "weights that no optimizer moves keep whatever they began with"),
+    Precedence("GS504", ("GS101", "GS102", "GS104", "GS301", "GS401", "GS402", "GS505"), by_rate,
+               "what enters at the wrong scale sets the size of signal and gradient: they blow up, "
+               "flatten or never arrive at a learning rate that is usual for scaled data"),
+    Precedence("GS404", ("GS101", "GS102", "GS104", "GS301", "GS401", "GS402", "GS505"),
+               never_differ,
+               "units that begin alike stay alike, and a network of zeros has no gradient"),
+    Precedence("GS102", ("GS401", "GS402", "GS404"), not_by_rate,
+               "growth over the depth or up to a NaN says more than the size of steps or weights"),
+    Precedence("GS101", ("GS404",), small_weights,
+               "small weights show in the gains of the layers that they starve"),
+    Precedence("GS404", ("GS301", "GS401", "GS402", "GS505"), harms,
+               "weights of a wrong scale set what activations and steps make of it"),
+    Precedence("GS401", ("GS101", "GS102", "GS104", "GS301", "GS505"), by_rate,
+               "steps that throw the weights away kill units, flatten activations and make the "
+               "gradient grow"),
     Precedence("GS102", ("GS101", "GS104", "GS301", "GS505"), harms,
                "weights thrown far away kill units, flatten activations and keep the loss up"),
     Precedence("GS301", ("GS104",), exact_zero,
                "no gradient passes a layer of dead units: before it, it is exactly zero"),
     Precedence("GS301", ("GS101", "GS505"), harms,
                "a dead layer passes neither signal nor gradient"),
+    Precedence("GS101", ("GS202",), on_the_way,
+               "a gradient that shrinks from layer to layer ends below any format's floor"),
+    Precedence("GS202", ("GS101", "GS104", "GS203", "GS402", "GS505"), harms,
+               "what is rounded to zero reaches no layer and moves no weight"),
+    Precedence("GS502", ("GS203", "GS402", "GS505"), harms,
+               "steps whose length the clip decides are too short for any learning rate"),
+    Precedence("GS101", ("GS203",), harms,
+               "a gradient that has vanished moves nothing in any format"),
+    Precedence("GS203", ("GS402", "GS505"), of_format,
+               "updates that are rounded away look like a learning rate of nothing"),
+    Precedence("GS402", ("GS203",), of_rate,
+               "in 32 bits only a learning rate of nothing leaves a parameter unchanged"),
+    Precedence("GS203", ("GS505",), harms,
+               "what does not move cannot learn"),
+    Precedence("GS101", ("GS402",), harms,
+               "where the gradient does not arrive, weights hardly move at any usual rate"),
+    Precedence("GS301", ("GS402",), harms,
+               "dead units stop the weights before them"),
+    Precedence("GS104", ("GS402",), harms,
+               "what never gets a gradient moves at no learning rate"),
+    Precedence("GS402", ("GS505",), harms,
+               "steps that are too small to arrive are why the loss does not fall"),
     Precedence("GS403", ("GS505",), harms,
                "what no optimizer moves cannot learn"),
     Precedence("GS104", ("GS505",), harms,

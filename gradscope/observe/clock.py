@@ -89,17 +89,19 @@ class Clock:
         )
         return at
 
-    def backward(self, loss: float | None, place: tuple[str, int] | None) -> str | None:
+    def backward(
+        self, loss: float | None, place: tuple[str, int] | None, detail: Any = None
+    ) -> str | None:
         """A backward call at ``place`` with the scalar ``loss`` (None if it was no scalar)."""
-        site = self.event("backward", value=loss, site=place)
+        site = self.event("backward", value=loss, site=place, detail=detail)
         if loss is not None:
             self.open.losses.append((site, loss))
             self._site_counts[site] = self._site_counts.get(site, 0) + 1
         return site
 
-    def clip(self, limit: float, total: float) -> None:
+    def clip(self, limit: float, total: float, optimizers: list[int]) -> None:
         """A ``clip_grad_norm_`` with this limit found this total norm."""
-        self.event("clip", value=total, limit=limit)
+        self.event("clip", value=total, limit=limit, detail={"optimizers": optimizers})
         self.open.clip_limit, self.open.norm_before_clip = limit, total
         # torch's own formula: coefficient = max_norm / (total + 1e-6), at most 1
         self.open.clipped_to = total * min(limit / (total + 1e-6), 1.0) if total else total

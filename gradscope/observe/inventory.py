@@ -224,6 +224,14 @@ class Inventory:
             parameters = [parameters]
         return any(self.parameters.get(parameter) is not None for parameter in parameters)
 
+    def optimizers_of(self, parameters: Any) -> list[int]:
+        """Ordinals of the optimizers that hold ``parameters``, told by the first and last few."""
+        if isinstance(parameters, Tensor):
+            parameters = [parameters]
+        ids = [self.parameters.get(parameter) for parameter in (*parameters[:2], *parameters[-2:])]
+        owners = {self._membership[i][0] for i in ids if i is not None and i in self._membership}
+        return sorted(owners)
+
     def trainable(self) -> list[tuple[int, Tensor]]:
         """Id and parameter of everything below the roots that requires grad."""
         return [
@@ -266,6 +274,13 @@ class Inventory:
     def optimizer_facts(self) -> list[Record]:
         """Type, learning rates and defaults of each optimizer, in order of first sight."""
         return [self._optimizer_facts[ordinal] for ordinal in sorted(self._optimizer_facts)]
+
+    def autocast(self) -> str | None:
+        """The dtype into which autocast puts operations on the parameters' device now, or None."""
+        kind = next((p.device.type for _, p in self.parameters.living()), "cpu")
+        if kind == "meta" or not torch.is_autocast_enabled(kind):
+            return None
+        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
 
     @staticmethod
     def batch_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:

@@ -16,6 +16,7 @@ from gradscope.observe.inventory import Inventory
 from gradscope.observe.module_rows import Key
 from gradscope.observe.modules import ModuleWatch, tensors_in
 from gradscope.observe.target import Target
+from gradscope.recording.facts import Role
 
 Record = dict[str, Any]
 
@@ -116,6 +117,11 @@ class EarlyLook:
     ) -> list[Record]:
         """Records of table ``losses`` for one backward call."""
         records = []
+        made_by: dict[int, int] = {}
+        for (module, role, _), (node, _) in self._modules.edges().items():
+            if role == Role.OUTPUT and node >= 0:
+                # the innermost module comes first: those around it return the same tensor
+                made_by.setdefault(node, module)
         for index, facts in enumerate(loss_facts(tensors)):
             own = None if facts.value is None else float(facts.value)
             target = facts.target
@@ -127,13 +133,16 @@ class EarlyLook:
                 {
                     "step": step,
                     "site": site,
+                    "term": index,
                     "operation": facts.operation,
+                    "module": next((made_by[n] for n in facts.input_nodes if n in made_by), -1),
                     "value": own,
                     "baseline": _number(target and target.baseline()),
                     "reduction": facts.reduction,
                     "input_operation": facts.input_operation,
                     "input_shape": facts.input_shape and list(facts.input_shape),
                     "target_shape": facts.target_shape and list(facts.target_shape),
+                    "element_shape": facts.element_shape and list(facts.element_shape),
                     "classes": facts.classes,
                     "target_mean": _number(target and target.mean()),
                     "target_std": _number(target and target.std()),
@@ -196,7 +205,10 @@ class EarlyLook:
         """Records of modules (call order) and parameters (reached or why not) that have changed."""
         order, calls = self._modules.order, self._modules.calls
         modules = [
-            {"module": identity, "order": order.get(identity), "calls": calls.get(identity)}
+            {
+                "module": identity, "order": order.get(identity), "calls": calls.get(identity),
+                "output_dtype": _name_of(self._modules.dtypes.get(identity)),
+            }
             for identity in order
         ] if self._early else []  # fmt: skip
         parameters = [
@@ -231,6 +243,10 @@ class EarlyLook:
             "unreached_line": why.site and why.site.line,
             "unreached_operation": why.operation,
         }
+
+
+def _name_of(dtype: Any) -> str | None:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _number(value: Any) -> float | None:

@@ -14,7 +14,9 @@ from gradscope.observe.clock import Clock
 from gradscope.observe.frames import steps_running
 from gradscope.observe.graph import reachable
 from gradscope.observe.guard import Guard, guarded
+from gradscope.observe.handwritten import HandWritten
 from gradscope.observe.inventory import Inventory
+from gradscope.observe.leftover import Before, Leftover
 from gradscope.observe.look import EarlyLook
 from gradscope.observe.modules import ModuleWatch
 from gradscope.observe.origin import OriginSearch
@@ -53,6 +55,8 @@ class LoopListener:
         self._sites: set[str] = {OWN_LOOP[0]}
         self._places: dict[tuple[str, int] | None, bool] = {}
         self._scaled: tuple[weakref.ref[Tensor], float] | None = None
+        self._leftover = Leftover()
+        self._handwritten = HandWritten()
         self._forward_seen = self.any_forward = False
         self._manual = self._open_group = False
 
@@ -78,10 +82,14 @@ class LoopListener:
         place = user_site()
         if not self._is_ours(tensors, place):
             return  # another model's
-        if self._manual_group_over():
+        before = self._manual_group_over()
+        if before is not None:
             self._close(None, skipped=False)
         value = self._loss_value(tensors)
-        site = self._clock.backward(value, place)
+        left = self._leftover.before_backward(read=self._recorder.plan.parameters)
+        if before is not None:
+            left["-1"] = before
+        site = self._clock.backward(value, place, {"left": left} if left else None)
         self._keep_source(site)
         writer, step = self._recorder.writer, self._clock.step
         if self._recorder.plan.modules:
@@ -104,6 +112,8 @@ class LoopListener:
         if not self._clock.backwards():
             return
         self._open_group = True
+        if not self._inventory.has_optimizer:
+            self._handwritten.after_backward(self._inventory.trainable())
         if self._manual and self._recorder.plan.parameters:
             # without an optimizer nobody says when the gradient is used: it is complete here
             self._recorder.read_gradients(None)
@@ -133,6 +143,7 @@ class LoopListener:
     @guarded
     def swap_begin(self, tensors: Sequence[Tensor]) -> None:
         """See ``patches.Listener``."""
+        self._leftover = Leftover()  # it holds weak references, which a swap refuses
         self._inventory.parameters.let_go(tensors)
 
     @guarded
@@ -166,14 +177,13 @@ class LoopListener:
         loss = tensors[0].detach()
         return float(loss.real if loss.is_complex() else loss)
 
-    def _manual_group_over(self) -> bool:
-        """Whether a hand-written update has ended the group of backward calls before this one."""
+    def _manual_group_over(self) -> Before | None:
+        """What became of the gradients, if a hand-written update ended the group of calls."""
         if not self._open_group or self._inventory.has_optimizer:
-            return False
-        some = self._inventory.trainable()[:4]
-        cleared = all(p.grad is None or not bool(p.grad.any()) for _, p in some)
-        self._manual = self._manual or cleared
-        return cleared
+            return None
+        before = self._handwritten.ended(self._inventory.trainable())
+        self._manual = self._manual or before is not None
+        return before
 
     # ------------------------------------------------------------------ scale and clip
 
@@ -182,7 +192,7 @@ class LoopListener:
         """See ``patches.Listener``."""
         if self._inventory.mine(parameters):
             total = float(total_norm)
-            self._clock.clip(max_norm, total)
+            self._clock.clip(max_norm, total, self._inventory.optimizers_of(parameters))
             self._recorder.norm(total)
 
     @guarded
@@ -201,7 +211,8 @@ class LoopListener:
         """See ``patches.Listener``."""
         scale = float(scaler.get_scale())
         self._clock.open.loss_scale = scale
-        self._clock.event("unscale", value=scale)
+        ordinal = self._clock.optimizers.ordinal(optimizer)
+        self._clock.event("unscale", optimizer=ordinal, value=scale)
 
     @guarded
     def scaler_step(self, optimizer: Any, stepped: bool) -> None:
@@ -223,8 +234,11 @@ class LoopListener:
         if isinstance(owner, nn.Module):
             if self._inventory.modules.get(owner) is not None:
                 self._clock.event("zero-grad")
+                self._leftover.cleared(None)
         elif self._inventory.holds(owner):
-            self._clock.event("zero-grad", optimizer=self._clock.optimizers.ordinal(owner))
+            ordinal = self._clock.optimizers.ordinal(owner)
+            self._clock.event("zero-grad", optimizer=ordinal)
+            self._leftover.cleared(ordinal)
 
     # ------------------------------------------------------------------ step
 
@@ -239,7 +253,10 @@ class LoopListener:
         ordinal = self._clock.optimizers.ordinal(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
-            self._clock.event("step", optimizer=ordinal)
+            used = self._leftover.before_step(ordinal, self._inventory.held_by(optimizer))
+            self._clock.event(
+                "step", optimizer=ordinal, detail={"gradient": used} if used else None
+            )
             self._recorder.before_update(optimizer)
             return None
         self._clock.event("step", optimizer=ordinal, detail={"closure": True})
@@ -267,6 +284,8 @@ class LoopListener:
         """See ``patches.Listener``."""
         if steps_running(optimizer) <= 1 and self._concerns(optimizer):
             self._recorder.after_update()
+            ordinal = self._clock.optimizers.ordinal(optimizer)
+            self._leftover.stepped(ordinal, self._inventory.held_by(optimizer))
             self._close(optimizer, skipped=told_to_skip(optimizer))
 
     def _concerns(self, optimizer: Any) -> bool:

@@ -11,9 +11,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from gradscope.observe.loss_terms import Found, LossFacts, Path, edge, is_operation, source
+from gradscope.observe.loss_terms import (
+    Found,
+    LossFacts,
+    Path,
+    edge,
+    is_operation,
+    source,
+    way_to_source,
+)
 from gradscope.observe.operations import node_operation
-from gradscope.observe.private import saved
+from gradscope.observe.private import node_sequence_nr, output_shape, saved
 from gradscope.observe.target import binary_target, class_target, float_target, soft_target
 
 _REDUCTIONS = {0: "none", 1: "mean", 2: "sum"}
@@ -24,13 +32,14 @@ Matcher = Callable[[Node, Path], Found | None]
 
 def _input(node: Node | None, tensor: Tensor | None) -> dict[str, Any]:
     """Columns about the loss's input, given the node that made it and its value."""
-    made = source(node)
+    way = way_to_source(node)
     shape = None if tensor is None else tuple(tensor.shape)
     if is_operation(node, "expand"):
         before = saved(node, "self_sym_sizes") if node is not None else None
         shape = tuple(int(size) for size in before) if before is not None else shape
     return {
-        "input_operation": None if made is None else made.name(),
+        "input_operation": way[-1].name() if way else None,
+        "input_nodes": tuple(node_sequence_nr(each) for each in way),
         "input_shape": shape,
     }
 
@@ -184,12 +193,18 @@ def _difference(node: Node, path: Path) -> Found | None:
         return None
     elements = _float(difference)
     elements = elements.abs() if operation == "abs" else elements.square()
-    before = edge(below, 0) if edge(below, 0) is not None else edge(below, 1)
+    prediction, number = next(e for e in below.next_functions if e[0] is not None)
+    described = _input(prediction, difference)
+    made = None if prediction is None else output_shape(prediction, number)
+    if made is not None:
+        # the difference may be larger than both its sides: broadcasting leaves no node here
+        described["input_shape"] = made
     facts = LossFacts(
         "l1" if operation == "abs" else "mse",
         value=_mean(elements, path.kept(elements.shape)),
         reduction=path.reduction,
-        **_input(before, difference),
+        element_shape=tuple(difference.shape),
+        **described,
     )
     return Found(facts, path.scale)
 
@@ -214,6 +229,7 @@ def _elementwise(operation: str, formula: Callable[[Tensor, Tensor, Node], Tenso
             facts,
             value=_mean(elements, kept),
             target_shape=_shape(target),
+            element_shape=tuple(prediction.shape),
             target=statistics,
             **_input(edge(node, 0), prediction),
         )

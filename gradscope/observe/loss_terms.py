@@ -26,8 +26,11 @@ class LossFacts:
         reduction: ``mean``, ``sum``, ``none``, or None.
         input_operation: name of the node that made the loss's input, views and copies looked
             through, e.g. ``SoftmaxBackward0``; None: not known.
+        input_nodes: sequence numbers of the nodes from the loss's input back to that node.
         input_shape: shape of the loss's input, before broadcasting; None: not known.
         target_shape: shape of the target, axes of broadcasting as 1; None: not known.
+        element_shape: shape of the unreduced loss of predictions and targets of one kind, after
+            broadcasting; None: not known.
         classes: number of classes, or None.
         target: statistics of the target, whose ``baseline()`` is comparable with ``value``; None
             if the graph did not save the target.
@@ -37,8 +40,10 @@ class LossFacts:
     value: Tensor | None = None
     reduction: str | None = None
     input_operation: str | None = None
+    input_nodes: tuple[int, ...] = ()
     input_shape: tuple[int, ...] | None = None
     target_shape: tuple[int, ...] | None = None
+    element_shape: tuple[int, ...] | None = None
     classes: int | None = None
     target: Target | None = None
 
@@ -108,9 +113,19 @@ def edge(node: Node, index: int) -> Node | None:
 
 def source(node: Node | None) -> Node | None:
     """The first node, from ``node`` on, that does more than reshape or copy."""
-    while node is not None and node_operation(node.name()) in SHAPE_ONLY:
+    way = way_to_source(node)
+    return way[-1] if way else None
+
+
+def way_to_source(node: Node | None) -> list[Node]:
+    """The nodes from ``node`` to its ``source``; empty where there is none."""
+    way: list[Node] = []
+    while node is not None:
+        way.append(node)
+        if node_operation(node.name()) not in SHAPE_ONLY:
+            return way
         node = edge(node, 0)
-    return node
+    return []
 
 
 def is_operation(node: Node | None, operation: str) -> bool:

@@ -122,6 +122,7 @@ class ModuleWatch:
         """Whether gradients that arrive are those of a loss, and not of ``autograd.grad``."""
         self.order: dict[int, int] = {}
         self.calls: dict[int, int] = defaultdict(int)
+        self.dtypes: dict[int, torch.dtype] = {}
         self.grad_disabled: dict[int, bool] = {}
         self.clear()
 
@@ -247,6 +248,9 @@ class ModuleWatch:
             row.source = seen.leaf_module
             if leaf and position == 0 and not tensor.is_nested:
                 self._read_units(module, identity, tensor, seen)
+                if seen.leaf_module == -1 and module._parameters:
+                    # made by no module (data, a functional activation, a residual add)
+                    self._read_spread(tensor, row)
 
     def _after(
         self,
@@ -268,6 +272,7 @@ class ModuleWatch:
             seen = self._note(tensor, (identity, Role.OUTPUT, position))
             if seen is None:
                 continue
+            self.dtypes.setdefault(identity, tensor.dtype)
             if leaf:
                 seen.leaf_module = identity
             self._want_gradient(seen, tensor, (identity, Role.GRAD_OUTPUT, position))

@@ -252,6 +252,7 @@ class Observer:
         if "batch" not in self._facts:
             self._facts["batch"] = self._inventory.batch_of(args, kwargs)
             self.fact("batch", self._facts["batch"])
+            self.fact("amp", self._inventory.autocast())
         self._origin.keep(module, args, kwargs)
         records = self._look.inputs(module, (args, kwargs), self._clock.step)
         self._writer.records("features", records)

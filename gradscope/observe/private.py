@@ -161,3 +161,11 @@ def remove_function_mode(mode: TorchFunctionMode) -> bool:
     for entry in reversed(above):
         push(entry)
     return True
+
+
+def output_shape(node: Node, number: int) -> tuple[int, ...] | None:
+    """Shape of the tensor that a node made as its output ``number``; None if unknown."""
+    try:
+        return tuple(int(size) for size in node._input_metadata[number].shape)
+    except (AttributeError, IndexError, TypeError, RuntimeError, ValueError):
+        return None

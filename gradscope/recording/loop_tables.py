@@ -56,7 +56,16 @@ EVENTS = Table(
         Column("site", "text", "", "file:line of the user's call"),
         Column("value", "float", "", "backward: loss; clip: total norm; unscale: scale; or null"),
         Column("limit", "float", "", "clip: max_norm or clip_value; or null"),
-        Column("detail", "json", "", "kind-specific facts, or null"),
+        Column(
+            "detail",
+            "json",
+            "",
+            "kind-specific facts, or null. backward: {left: {optimizer: none | zero | carried}}, "
+            "what became of the gradients that the optimizer's (-1: a hand-written) last step "
+            "used, where no zero_grad of it was called since; clip: {optimizers: [ordinals]}; "
+            "step: {closure: true} or {gradient: none | zero | same}, where the gradients were "
+            "cleared after the last backward, never made, or already used by the step before",
+        ),
     ),
 )
 
@@ -68,6 +77,14 @@ LOSSES = Table(
     columns=(
         _STEP,
         Column("site", "text", "", "file:line of the backward call"),
+        Column("term", "int", "", "ordinal of the loss operation behind that call, from 0"),
+        Column(
+            "module",
+            "int",
+            "",
+            "id of a module whose output is the loss's input (reshapes looked through); -1: not "
+            "found; null: not looked for",
+        ),
         Column(
             "operation",
             "text",
@@ -98,6 +115,12 @@ LOSSES = Table(
         ),
         Column("input_shape", "json", "", "shape of the loss's input"),
         Column("target_shape", "json", "", "shape of the target"),
+        Column(
+            "element_shape",
+            "json",
+            "",
+            "mse, l1, smooth_l1, huber, bce: shape of the unreduced loss, after broadcasting",
+        ),
         Column("classes", "int", "", "number of classes, or null"),
         Column("target_mean", "float", "", "mean of a floating target"),
         Column("target_std", "float", "", "standard deviation of a floating target"),

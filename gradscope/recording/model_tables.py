@@ -76,6 +76,13 @@ MODULES = Table(
         ),
         Column("calls", "int", "", "calls in that forward"),
         Column(
+            "output_dtype",
+            "text",
+            "",
+            "torch dtype of its first output there without the prefix, that of autocast where "
+            "autocast made it; null: never called",
+        ),
+        Column(
             "settings", "json", "", "constructor facts by name: in_features, kernel_size, p, eps, …"
         ),
         Column("file", "text", "", "file of the line that builds it, or null"),

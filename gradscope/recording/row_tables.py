@@ -115,8 +115,9 @@ ACTIVATIONS = Table(
             "spread",
             "f4",
             "",
-            "role output: sqrt(variance over axis 0 / mean square), 0 when all "
-            "samples look the same; NaN: not computed",
+            "sqrt(variance over axis 0 / mean square), 0 when all samples look the same; "
+            "outputs of leaf modules, and inputs of those with parameters where source is -1; "
+            "NaN: not computed",
         ),
     ),
 )

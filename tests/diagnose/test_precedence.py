@@ -48,6 +48,14 @@ GREW = (Evidence(FIRST_NONFINITE, 7.0),)
         ((finding("GS101"), finding("GS301", "warning")), {"GS301"}),
         ((finding("GS101"), finding("GS505")), {"GS101"}),
         ((finding("GS104", kind="detached"), finding("GS505")), {"GS104"}),
+        # number formats: a gradient that shrinks over depth, and one that leaves the loss too small
+        ((finding("GS101"), finding("GS202", kind="depth")), {"GS101"}),
+        ((finding("GS101"), finding("GS202", kind="loss"), finding("GS505")), {"GS202"}),
+        ((finding("GS202", kind="loss"), finding("GS104", kind="zero")), {"GS202"}),
+        ((finding("GS201", origin=FORWARD), finding("GS202", kind="skips")), {"GS201"}),
+        ((finding("GS203", kind="format"), finding("GS402"), finding("GS505")), {"GS203"}),
+        ((finding("GS203", kind="learning-rate"), finding("GS402")), {"GS402"}),
+        ((finding("GS101"), finding("GS203", kind="learning-rate")), {"GS101"}),
         # a note and a guess explain nothing
         ((finding("GS101", "note", "tentative"), finding("GS505")), {"GS101", "GS505"}),
         ((finding("GS301", "note"), finding("GS505")), {"GS301", "GS505"}),
@@ -83,6 +91,10 @@ def test_the_table_names_existing_rules_and_has_no_cycle_without_a_condition():
     assert {code for pair in pairs for code in pair} <= codes
     mutual = {pair for pair in pairs if pair[::-1] in pairs}
     conditional = {("GS201", "GS102"), ("GS102", "GS201"), ("GS101", "GS301"), ("GS301", "GS101")}
+    conditional |= {("GS101", "GS202"), ("GS202", "GS101"), ("GS203", "GS402"), ("GS402", "GS203")}
+    conditional |= {("GS303", "GS402"), ("GS402", "GS303"), ("GS303", "GS301"), ("GS301", "GS303")}
+    for pair in (("GS401", "GS102"), ("GS404", "GS102"), ("GS404", "GS101")):
+        conditional |= {pair, pair[::-1]}
     assert mutual == conditional
     assert all(row.why for row in TABLE)
 

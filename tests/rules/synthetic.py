@@ -33,6 +33,7 @@ class Synthetic:
         self._alarms: list[dict[str, Any]] = []
         self._examined: list[dict[str, Any]] = []
         self._losses: list[dict[str, Any]] = []
+        self._events: list[dict[str, Any]] = []
         self._steps = [_step(step) for step in range(steps)]
         self.run: dict[str, Any] = {"command": "check", "target": "model.py"}
         self.module("", "Net", order=0)
@@ -162,6 +163,11 @@ class Synthetic:
         """A fact of the trip-wire."""
         self._alarms.append({"step": step, "kind": kind, "value": math.nan} | facts)
 
+    def event(self, step: int, kind: str, **facts: Any) -> None:
+        """A call of the loop, in the order in which they are made."""
+        order = sum(event["step"] == step for event in self._events[-20:])
+        self._events.append({"step": step, "order": order, "kind": kind} | facts)
+
     def examined(self, **facts: Any) -> None:
         """A fact of the look at early operations."""
         self._examined.append({"step": 0, "calls": 1} | facts)
@@ -175,7 +181,8 @@ class Synthetic:
         return Recording(
             {name: _packed(name, items) for name, items in rows.items()},
             {
-                "steps": self._steps, "losses": self._losses, "modules": self._modules,
+                "steps": self._steps, "losses": self._losses, "events": self._events,
+                "modules": self._modules,
                 "parameters": self._parameters, "alarms": self._alarms,
                 "examined": self._examined,
                 "run": [{"key": key, "value": value} for key, value in self.run.items()],

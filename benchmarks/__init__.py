@@ -1,0 +1,1 @@
+"""Benchmarks of gradscope; each is run as ``python -m benchmarks.<name>``."""

@@ -1,0 +1,1 @@
+"""How often gradscope's verdicts are right, measured on labelled trainings."""

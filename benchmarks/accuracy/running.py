@@ -1,0 +1,53 @@
+"""Runs jobs, one after the other or in several processes, and keeps each result at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.accuracy import watched
+from benchmarks.accuracy.cases import Case
+from benchmarks.accuracy.detectors import published_rules, torchmortem
+from benchmarks.accuracy.store import Job, Store
+
+TOOLS: dict[str, Callable[[Case], dict[str, Any]]] = {
+    "plain": watched.plain,
+    "gradscope": watched.under_gradscope,
+    "published": published_rules.under_published_rules,
+    "torchmortem": torchmortem.under_torchmortem,
+}
+
+CHUNK = 40
+"""Jobs of a process before a fresh one takes over, so that memory stays bounded."""
+
+
+def run(jobs: Iterable[Job], store: Store, *, processes: int = 1) -> None:
+    """Run what has no result yet."""
+    missing = store.missing(jobs)
+    begun = time.monotonic()
+    for done, (job, result) in enumerate(_results(missing, processes), 1):
+        store.add(job, result)
+        if done % 25 == 0 or done == len(missing):
+            rate = (time.monotonic() - begun) / done
+            left = rate * (len(missing) - done) / 60
+            print(f"{done} of {len(missing)} trainings, {left:.1f} minutes left", file=sys.stderr)
+
+
+def _results(jobs: list[Job], processes: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+    if processes <= 1:
+        for job in jobs:
+            yield _one(job)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(processes, maxtasksperchild=CHUNK) as pool:
+        yield from pool.imap_unordered(_one, jobs)
+
+
+def _one(job: Job) -> tuple[Job, dict[str, Any]]:
+    torch.set_num_threads(1)  # trainings are small, and the same on every machine this way
+    return job, TOOLS[job.tool](job.case)
