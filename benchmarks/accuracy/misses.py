@@ -24,9 +24,7 @@ def listing(judged: Sequence[Judged], store: Store) -> str:
          [c for c in judged if c.label == "between" and c.said]),
     )  # fmt: skip
     lines = []
-    errors = {
-        error: c for c in judged for error in store[Job("gradscope", c.case)]["errors"]
-    }
+    errors = {error: c for c in judged for error in store[Job("gradscope", c.case)]["errors"]}
     if errors:
         lines += ["## Rules that failed themselves", ""]
         lines += [f"- `{c.case.key}`: {error}" for error, c in errors.items()]

@@ -145,9 +145,7 @@ def score_code(cases: Iterable[Judged], code: str) -> Score:
     """
     cases = list(cases)
     own = score(c for c in cases if c.codes[:1] == (code,))
-    alarms = [
-        c for c in cases if c.label in ("sick", "healthy") for a in c.said if a.code == code
-    ]
+    alarms = [c for c in cases if c.label in ("sick", "healthy") for a in c.said if a.code == code]
     healthy = [c for c in cases if c.label == "healthy"]
     return Score(
         own.trainings,

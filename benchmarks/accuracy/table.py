@@ -39,8 +39,7 @@ def report(judged: Sequence[Judged], store: Store, *, part: Part, size: str, pee
         "|---|---|---|---|---|---|---|---|",
     ]
     codes = sorted({f.codes[0] for f in faults.FAULTS if f.codes})
-    for code in codes:
-        lines.append(_row(code, score_code(judged, code)))
+    lines += [_row(code, score_code(judged, code)) for code in codes]
     lines += [_row("**all**", total), ""]
     lines += ["Healthy trainings, false alarms by kind:", "", "| kind | healthy | with an alarm |"]
     lines += ["|---|---|---|"]
@@ -144,9 +143,7 @@ def _peers(judged: Sequence[Judged], store: Store) -> list[str]:
     rows = [("gradscope", list(judged))]
     rows += [(name, judging.under_peer("published", name, cases, store)) for name in RULES]
     if torchmortem.installed():
-        rows.append(
-            ("torchmortem", judging.under_peer("torchmortem", "torchmortem", cases, store))
-        )
+        rows.append(("torchmortem", judging.under_peer("torchmortem", "torchmortem", cases, store)))
     lines = [
         "On the same trainings: torchmortem really run"
         + ("" if torchmortem.installed() else " (not installed here, so left out)")

@@ -74,7 +74,7 @@ def _as_record(finding: gradscope.Finding) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet():  # noqa: ANN202
+def _quiet():
     """Without the warnings of broken trainings: they are broken on purpose."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -82,7 +82,7 @@ class Observer:
         for handle in self._handles:
             handle.remove()
 
-    def _on_gradient(self, name: str):  # noqa: ANN202
+    def _on_gradient(self, name: str):
         def hook(parameter: Tensor) -> None:
             # with several backward calls a step the last one holds the sum
             if parameter.grad is not None:
@@ -90,7 +90,7 @@ class Observer:
 
         return hook
 
-    def _on_forward(self, name: str):  # noqa: ANN202
+    def _on_forward(self, name: str):
         def hook(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
             if (
                 module.training
@@ -193,9 +193,7 @@ def _of_output(module: nn.Module, given: tuple[Any, ...], output: Tensor) -> dic
     if bounds is not None:
         middle, reach = bounds
         stats["bound"] = float(((units - middle).abs() / reach).mean())
-        stats["full"] = float(
-            (((units - middle).abs() / reach).mean(0) > 0.85).float().mean()
-        )
+        stats["full"] = float((((units - middle).abs() / reach).mean(0) > 0.85).float().mean())
         entering = given[0].detach()
         stats["beyond_5"] = float((entering.abs() > 5).float().mean())
         stats["beyond_9"] = float((entering.abs() > 9.4999).float().mean())

@@ -8,6 +8,7 @@ SageMaker Debugger; AutoTrainer, ``utils/monitor.py`` and ``reproduce.py``; Deep
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from statistics import mean
@@ -96,7 +97,9 @@ def deepdiagnosis(seen: Observations) -> set[str]:
         codes.add("GS302")
     if any(not 1e-5 <= w["variance"] <= 10 for w in _all(seen.weights)):
         codes.add("GS404")
-    rated = [u["rated"] for name, rows in seen.updates.items() if name in seen.weights for u in rows]
+    rated = [
+        u["rated"] for name, rows in seen.updates.items() if name in seen.weights for u in rows
+    ]
     if any(value > 1e-1 for value in rated):
         codes.add("GS401")
     if any(value < 1e-5 for value in rated):
@@ -121,7 +124,7 @@ def thedeepchecker(seen: Observations) -> set[str]:
     codes = set()
     for rows in _tensors(seen):
         sizes = _windows([g["mean_abs"] for g in rows])
-        growth = [b / a for a, b in zip(sizes, sizes[1:], strict=False) if a > 0]
+        growth = [b / a for a, b in itertools.pairwise(sizes) if a > 0]
         steady = [growth[at : at + 5] for at in range(max(0, len(growth) - 4))]
         if any(size < 1e-6 for size in sizes) or any(max(g) <= 0.5 for g in steady):
             codes.add("GS101")
@@ -175,7 +178,7 @@ def _finite(seen: Observations) -> bool:
     return losses and all(o["finite"] for o in _all(seen.outputs))
 
 
-def _in_a_row(rows, condition, count: int) -> bool:  # noqa: ANN001
+def _in_a_row(rows, condition, count: int) -> bool:
     run = 0
     for row in rows:
         run = run + 1 if condition(row) else 0

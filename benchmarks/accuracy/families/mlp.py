@@ -51,7 +51,7 @@ def two_heads(model: nn.Module, data: Data) -> Draft:
     return draft
 
 
-def two_losses(weight: float):  # noqa: ANN201
+def two_losses(weight: float):
     """Cross entropy, and ``weight`` times the squared error of the ink."""
 
     def criterion(output: tuple[Tensor, Tensor], batch: Batch) -> Tensor:

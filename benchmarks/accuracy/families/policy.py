@@ -51,6 +51,4 @@ def _build(variant: str, data: Data) -> Draft:
     )
 
 
-POLICY = Family(
-    "policy", "reporting", {"actor-critic": ("digits", "wine")}, rates(2.0), _build
-)
+POLICY = Family("policy", "reporting", {"actor-critic": ("digits", "wine")}, rates(2.0), _build)

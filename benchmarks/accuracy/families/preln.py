@@ -13,9 +13,7 @@ _WIDTH = 32
 
 
 def _blocks(depth: int, causal: bool, activation: type[nn.Module] = nn.GELU) -> list[nn.Module]:
-    return [
-        Block(_WIDTH, before=True, causal=causal, activation=activation) for _ in range(depth)
-    ]
+    return [Block(_WIDTH, before=True, causal=causal, activation=activation) for _ in range(depth)]
 
 
 def _build(variant: str, data: Data) -> Draft:

@@ -63,7 +63,7 @@ class Cells(nn.Module):
         return self.head(state[0] if isinstance(state, tuple) else state)
 
 
-def reading(layer: nn.Module, data: Data, view=rows, *, rate: float = 1.0) -> Draft:  # noqa: ANN001
+def reading(layer: nn.Module, data: Data, view=rows, *, rate: float = 1.0) -> Draft:
     """A draft of a reader of images."""
     model = Reader(layer, data.outputs)
     return supervised(model, data, lambda model, x: model(view(x)), rate=rate)

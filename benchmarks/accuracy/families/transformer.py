@@ -89,7 +89,14 @@ class PatchModel(nn.Module):
     """Tells the class of an image from patches of ``patch`` x ``patch``."""
 
     def __init__(
-        self, side: int, patch: int, width: int, outputs: int, blocks: list[nn.Module], *, norm: bool
+        self,
+        side: int,
+        patch: int,
+        width: int,
+        outputs: int,
+        blocks: list[nn.Module],
+        *,
+        norm: bool,
     ) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, patch, patch)

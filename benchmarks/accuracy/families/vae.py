@@ -69,9 +69,7 @@ def _build(variant: str, data: Data) -> Draft:
         "narrow": (2, nn.ReLU),
         "wide": (24, nn.ReLU),
     }[variant]
-    model = Autoencoder(
-        size, latent, activation, variational=variant.startswith("variational")
-    )
+    model = Autoencoder(size, latent, activation, variational=variant.startswith("variational"))
     return Draft(model, data, call, _criterion, _measure, optimizer="", lr=1.0)
 
 

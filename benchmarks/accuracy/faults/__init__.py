@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from benchmarks.accuracy.cases import Fault
 from benchmarks.accuracy.faults import graph, inputs, loop, loss, numerics, updates, weights
-from benchmarks.accuracy.faults.loop import LOOPS_OF
 from benchmarks.accuracy.faults.lookalikes import LOOKALIKES
+from benchmarks.accuracy.faults.loop import LOOPS_OF
 
 FAULTS: tuple[Fault, ...] = (
     *weights.FAULTS,

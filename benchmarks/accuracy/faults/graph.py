@@ -75,8 +75,8 @@ CUTS = {
 }
 
 
-def cut(kind: str):  # noqa: ANN201
-    """The graph is cut behind the first map (level 0), one in the middle (1), the last hidden (2)."""
+def cut(kind: str):
+    """A cut behind the first map (level 0), one in the middle (1), the last hidden one (2)."""
 
     def apply(draft: Draft, level: float) -> None:
         names = walk.maps(draft.model)[:-1]
@@ -89,8 +89,6 @@ def cut(kind: str):  # noqa: ANN201
         draft.at_fault = (name, *before[: before.index(name)])
 
     return apply
-
-
 
 
 class Unregistered(nn.Module):

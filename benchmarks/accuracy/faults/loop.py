@@ -16,7 +16,7 @@ LOOPS_OF: dict[str, tuple[str, ...]] = {
 """In which loops each mistake can be made."""
 
 
-def mistake(name: str):  # noqa: ANN201
+def mistake(name: str):
     """The mistake ``name``, which has no strength."""
 
     def apply(draft: Draft, level: float) -> None:
@@ -36,7 +36,7 @@ def clipped(draft: Draft, level: float) -> None:
     draft.clip = 1.0 / level
 
 
-def clipped_wrongly(name: str):  # noqa: ANN201
+def clipped_wrongly(name: str):
     """The same with the clipping where it does nothing."""
 
     def apply(draft: Draft, level: float) -> None:

@@ -17,7 +17,7 @@ def _kind(draft: Draft, kind: str) -> None:
         raise DoesNotFitError(f"no loss of {kind}")
 
 
-def _changed(draft: Draft, change) -> None:  # noqa: ANN001
+def _changed(draft: Draft, change) -> None:
     inner = draft.criterion
     draft.criterion = lambda output, batch: inner(change(output), batch)
 

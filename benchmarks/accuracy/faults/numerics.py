@@ -47,7 +47,7 @@ class Power(Logarithm):
         return (x + self.eps * 100) ** 0.5
 
 
-def inserted(kind: type[Logarithm]):  # noqa: ANN201
+def inserted(kind: type[Logarithm]):
     """``kind`` behind a map in the middle; ``level`` is its eps."""
 
     def apply(draft: Draft, level: float) -> None:
