@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -27,15 +28,26 @@ CHUNK = 40
 
 
 def run(jobs: Iterable[Job], store: Store, *, processes: int = 1) -> None:
-    """Run what has no result yet."""
+    """Run what has no result yet.
+
+    Raises:
+        RuntimeError: at the end, if a training could not be run.
+    """
     missing = store.missing(jobs)
     begun = time.monotonic()
+    failed = []
     for done, (job, result) in enumerate(_results(missing, processes), 1):
-        store.add(job, result)
+        if "crashed" in result:
+            failed.append(f"{job.key}: {result['crashed']}")
+            print(failed[-1], file=sys.stderr)
+        else:
+            store.add(job, result)
         if done % 25 == 0 or done == len(missing):
             rate = (time.monotonic() - begun) / done
             left = rate * (len(missing) - done) / 60
             print(f"{done} of {len(missing)} trainings, {left:.1f} minutes left", file=sys.stderr)
+    if failed:
+        raise RuntimeError(f"{len(failed)} trainings could not be run, the first is {failed[0]}")
 
 
 def _results(jobs: list[Job], processes: int) -> Iterator[tuple[Job, dict[str, Any]]]:
@@ -50,4 +62,8 @@ def _results(jobs: list[Job], processes: int) -> Iterator[tuple[Job, dict[str, A
 
 def _one(job: Job) -> tuple[Job, dict[str, Any]]:
     torch.set_num_threads(1)  # trainings are small, and the same on every machine this way
-    return job, TOOLS[job.tool](job.case)
+    try:
+        return job, TOOLS[job.tool](job.case)
+    except Exception:
+        # one broken training must not cost the hours of the others; run() fails at its end
+        return job, {"crashed": traceback.format_exc(limit=-3)}

@@ -39,8 +39,7 @@ def report(judged: Sequence[Judged], store: Store, *, part: Part, size: str, pee
         "|---|---|---|---|---|---|---|---|",
     ]
     codes = sorted({f.codes[0] for f in faults.FAULTS if f.codes})
-    for code in codes:
-        lines.append(_row(code, score_code(judged, code)))
+    lines += [_row(code, score_code(judged, code)) for code in codes]
     lines += [_row("**all**", total), ""]
     lines += ["Healthy trainings, false alarms by kind:", "", "| kind | healthy | with an alarm |"]
     lines += ["|---|---|---|"]

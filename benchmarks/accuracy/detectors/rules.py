@@ -8,6 +8,7 @@ SageMaker Debugger; AutoTrainer, ``utils/monitor.py`` and ``reproduce.py``; Deep
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from statistics import mean
@@ -123,7 +124,7 @@ def thedeepchecker(seen: Observations) -> set[str]:
     codes = set()
     for rows in _tensors(seen):
         sizes = _windows([g["mean_abs"] for g in rows])
-        growth = [b / a for a, b in zip(sizes, sizes[1:], strict=False) if a > 0]
+        growth = [b / a for a, b in itertools.pairwise(sizes) if a > 0]
         steady = [growth[at : at + 5] for at in range(max(0, len(growth) - 4))]
         if any(size < 1e-6 for size in sizes) or any(max(g) <= 0.5 for g in steady):
             codes.add("GS101")

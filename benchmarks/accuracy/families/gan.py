@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +18,7 @@ _DIRECTIONS = 3
 
 def _network(sizes: tuple[int, ...], activation: nn.Module) -> nn.Sequential:
     parts: list[nn.Module] = []
-    for inward, outward in zip(sizes[:-2], sizes[1:-1], strict=True):
+    for inward, outward in itertools.pairwise(sizes[:-1]):
         parts += [nn.Linear(inward, outward), type(activation)(0.2)]
     return nn.Sequential(*parts, nn.Linear(sizes[-2], sizes[-1]))
 

@@ -76,7 +76,7 @@ CUTS = {
 
 
 def cut(kind: str):
-    """The graph is cut behind the first map (level 0), one in the middle (1), the last hidden (2)."""
+    """A cut behind the first map (level 0), one in the middle (1), the last hidden one (2)."""
 
     def apply(draft: Draft, level: float) -> None:
         names = walk.maps(draft.model)[:-1]

@@ -56,7 +56,7 @@ def wrong_labels(draft: Draft, level: float) -> None:
 
     def spoil(step: int, batch: Batch) -> Batch:
         x, y = batch
-        some = int(round(level * len(y)))
+        some = round(level * len(y))
         return x, torch.cat([y[:some].roll(max(1, some // 2), 0), y[some:]])
 
     draft.spoil = spoil

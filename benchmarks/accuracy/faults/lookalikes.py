@@ -216,4 +216,4 @@ LOOKALIKES: tuple[Fault, ...] = (
     Fault("noisy-targets", (), (1,), noisy_targets),
     Fault("smoothed-labels", (), (0.1,), smoothed_labels),
 )
-"""Faults without a code; ``slow-steps``, ``tiny-loss`` and ``clipped`` stand beside their faults."""
+"""``slow-steps``, ``tiny-loss`` and ``clipped`` stand beside the faults whose twins they are."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -63,9 +65,12 @@ def bfloat16_weights(draft: Draft, level: float) -> None:
     low_rate(draft, level)
     draft.model.to(torch.bfloat16)
     inner = draft.forward
-    draft.forward = lambda model, x: inner(
-        model, x.to(torch.bfloat16) if x.is_floating_point() else x
-    ).float()
+
+    def forward(model: nn.Module, x: Tensor) -> Any:
+        output = inner(model, x.to(torch.bfloat16) if x.is_floating_point() else x)
+        return tuple(o.float() for o in output) if isinstance(output, tuple) else output.float()
+
+    draft.forward = forward
 
 
 def tiny_loss(draft: Draft, level: float) -> None:
