@@ -53,7 +53,9 @@ def check(name, folder):
     """Exit code, JSON result and page of ``gradscope check`` on an example."""
     outputs = ["--run-dir", "run", "--report", "report.html", "--output", "result.json"]
     result = run(["-m", "gradscope", "check", str(EXAMPLES / f"{name}.py"), *outputs], folder)
+    # Python itself exits with 1 when an import fails: then there is no result
     assert result.returncode in (0, 1), result.stderr
+    assert (folder / "result.json").exists(), result.stderr
     document = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     jsonschema.validate(document, SCHEMA)
     assert document["exit_code"] == result.returncode
