@@ -72,9 +72,9 @@ def outputs(
     """What is to be written, in the order of the command line, files before stdout.
 
     Raises:
-        UsageError: a suffix that stands for no format, or a path that is a folder.
+        UsageError: a suffix of no format, a page without .html or .htm, or a path that is a folder.
     """
-    found = [] if report is None else [Output("html", _usable(report))]
+    found = [] if report is None else [Output("html", _page(report))]
     format_values, path_values = iter(formats), iter(paths)
     pending: list[str] = []
     for name in ctx.meta[_ORDER]:
@@ -84,6 +84,16 @@ def outputs(
         path = _usable(next(path_values))
         found.append(Output(pending.pop() if pending else format_for(path), path))
     return found + [Output(format, None) for format in pending]
+
+
+def _page(path: str) -> Path:
+    usable = _usable(path)
+    if usable.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(
+            f"--report writes an HTML page, and {path!r} does not end in .html or .htm",
+            hint="use --output for other formats",
+        )
+    return usable
 
 
 def _usable(path: str) -> Path:

@@ -118,6 +118,9 @@ class Finding:
     origin: Origin | None = None
     fixes: tuple[Fix, ...] = field(default=())
 
+    def __str__(self) -> str:
+        return f"{self.code} {self.name} ({self.severity}, {self.confidence}): {self.summary}"
+
     @property
     def fingerprint(self) -> str:
         """sha256 of code, first module's path and kind: stable over numbers, lines and steps."""

@@ -44,7 +44,7 @@ class Cadence:
         self._step_time = self._idle_cost = 0.0
         self._cost = {False: 0.0, True: 0.0}
         self._burst_until = first
-        self._burst_steps = 0
+        self._burst_steps = self._told = 0
 
     def plan(self, step: int) -> Plan:
         """What to record on ``step``; call once for each step, in order."""
@@ -73,17 +73,22 @@ class Cadence:
 
     def spent(self, plan: Plan, own: float, total: float) -> None:
         """Learn from a step that took ``total`` seconds, ``own`` of them gradscope's."""
-        self._step_time = _smooth(self._step_time, total - own)
-        if not plan.parameters:
-            self._idle_cost = _smooth(self._idle_cost, own)
-        else:
+        self._told += 1
+        if self._told <= FULL_STEPS:
+            # the first steps warm up and are examined: the last of them is like those to come
+            self._step_time, self._cost[True] = total - own, own
+        elif plan.parameters:
+            self._step_time = _smooth(self._step_time, total - own)
             self._cost[plan.modules] = _smooth(self._cost[plan.modules], own)
+        else:
+            self._step_time = _smooth(self._step_time, total - own)
+            self._idle_cost = _smooth(self._idle_cost, own)
         if self._budget is None or not self._step_time:
             return
-        # half of what the budget leaves after the wire goes to parameters, half to modules
-        left = max(
-            self._budget * self._step_time - self._idle_cost, 0.02 * self._budget * self._step_time
-        )
+        # half of what the budget leaves after the wire goes to parameters, half to modules; where
+        # steps are so short that the wire alone takes it up, looking away would keep no promise
+        whole = self._budget * self._step_time
+        left = max(whole - self._idle_cost, whole / 2)
         self._interval = _interval(max(self._cost[False] - self._idle_cost, 0.0) / (left / 2))
         self._modules_interval = max(
             _interval(max(self._cost[True] - self._idle_cost, 0.0) / (left / 2)), self._interval

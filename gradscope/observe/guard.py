@@ -21,12 +21,14 @@ class Guard:
         on_failure: called once, after the first failure.
         failure: why gradscope stopped observing by itself, or None.
         seconds: time spent in callbacks since it was last taken.
+        inside: whether a callback runs now.
     """
 
     def __init__(self) -> None:
         self.open = False
         self.failure: str | None = None
         self.seconds = 0.0
+        self.inside = False
         self.step: Callable[[], int] = lambda: 0
         self.on_failure: Callable[[], None] = lambda: None
 
@@ -35,6 +37,7 @@ class Guard:
         if not self.open or self.failure:
             return None
         began = time.perf_counter()
+        inside, self.inside = self.inside, True
         try:
             return callback(*args, **kwargs)
         except Exception as error:
@@ -47,6 +50,7 @@ class Guard:
                 self.on_failure()
             return None
         finally:
+            self.inside = inside
             self.seconds += time.perf_counter() - began
 
     def wrap(self, callback: Callable[..., Any]) -> Callable[..., Any]:

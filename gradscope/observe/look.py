@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,14 +28,18 @@ class EarlyLook:
         consumers: edges of the graph that read the tensor under each key, as last counted.
     """
 
-    def __init__(self, inventory: Inventory, modules: ModuleWatch, end: int) -> None:
+    def __init__(
+        self, inventory: Inventory, modules: ModuleWatch, end: int, ours: Callable[[], bool]
+    ) -> None:
         """Make one.
 
         Args:
             inventory: for ids.
             modules: the module hooks.
             end: first step that is not examined any more.
+            ours: whether a callback of gradscope's runs now, whose calls are not the user's.
         """
+        self._ours = ours
         self._inventory = inventory
         self._modules = modules
         self._end = end
@@ -57,7 +61,7 @@ class EarlyLook:
         self._views = []
         self._seen_roots = set()
         self._leave_mode()
-        self._examination = Examination() if self._early else None
+        self._examination = Examination(ours=self._ours) if self._early else None
 
     def enter(self, *roots: nn.Module) -> None:
         """Forwards of ``roots`` begin: of one, or of all that run in a region of the loop."""

@@ -80,7 +80,12 @@ class Observer:
         self._guard.step = lambda: self._clock.step
         self._inventory = Inventory(models, labels)
         self._modules = ModuleWatch(self._inventory.modules, self._guard.wrap, self._root_called)
-        self._look = EarlyLook(self._inventory, self._modules, first_step + examine_steps)
+        self._look = EarlyLook(
+            self._inventory,
+            self._modules,
+            first_step + examine_steps,
+            ours=lambda: self._guard.inside,
+        )
         self._origin = OriginSearch(self._inventory, self._guard, enabled=nonfinite != "off")
         self._recorder = Recorder(
             writer=writer,

@@ -83,7 +83,7 @@ class OriginSearch:
     def keep(self, root: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A root is about to run."""
         if self._enabled and len(self._calls) < CALLS:
-            self._calls.append(_Call(root, take_snapshot(root, args, kwargs)))
+            self._calls.append(_Call(root, take_snapshot(root, args, kwargs, torch_only=True)))
 
     def keep_output(self, root: nn.Module, output: Any) -> None:
         """It has run."""

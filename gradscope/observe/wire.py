@@ -84,4 +84,4 @@ class Wire:
         if not parts:
             return True
         # a sum is NaN or Inf if an element is (two Infs of different sign give NaN)
-        return bool(torch.isfinite(torch.stack([part.to(parts[0].device) for part in parts])).all())
+        return math.isfinite(float(torch.stack([p.to(parts[0].device) for p in parts]).sum()))

@@ -1,8 +1,8 @@
 """The report: one HTML file that needs nothing else, now or in ten years.
 
 Text, tables and sparklines are in the markup and read without a script. The figures are plotly
-figures, packed beside the packed plotly bundle; the page's script unpacks both when the first of
-them comes into view.
+figures, packed beside the packed plotly bundle; the page's script unpacks both once and draws what
+is in view first, the rest while the browser is idle.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from gradscope.report.run_facts import run_facts
 
 MARK = "<!-- gradscope -->"
 """First line, by which a bot finds its earlier comment and replaces it."""
+_NAMED = re.compile(r"`([^`]+)`")
 SIGNS: dict[Severity, str] = {"critical": "● critical", "warning": "▲ warning", "note": "◆ note"}
 
 
@@ -19,12 +20,12 @@ def render(diagnosis: Diagnosis) -> str:
     """Verdict, a table of the findings, each one's evidence and fixes folded below it, the rest."""
     facts = run_facts(diagnosis.recording)
     target = f" of {_code(diagnosis.target)}" if diagnosis.target else ""
-    verdict = _prose(summary.verdict(diagnosis, facts))
+    verdict = summary.verdict(diagnosis, facts)
     out = [
         MARK,
         f"### gradscope {_prose(diagnosis.command)}{target}",
         "",
-        f"**{verdict[:1].upper()}{verdict[1:]}.**",
+        f"**{_sentence(verdict[:1].upper() + verdict[1:])}.**",
         "",
         f"{summary.counts(diagnosis)} ({summary.seen(facts)})",
     ]
@@ -65,16 +66,16 @@ def _row(finding: Finding, diagnosis: Diagnosis) -> str:
 def _details(finding: Finding) -> list[str]:
     title = f"{finding.code} {finding.name}: {finding.summary}"
     # this line is HTML to the end: Markdown's own escapes would show there
-    out = [f"<details><summary>{_html(title)}</summary>", ""]
-    out += [f"- {_prose(text)}" for text in summary.measured(finding)]
+    out = [f"<details><summary>{_html(_plain(title))}</summary>", ""]
+    out += [f"- {_sentence(text)}" for text in summary.measured(finding)]
     steps = numbers.steps(finding.first_step, finding.last_step)
     out.append(f"- {steps}; confidence: {finding.confidence}")
     if finding.also:
         out.append(f"- same cause: {', '.join(_code(name) for name in finding.also)}")
     if finding.why:
-        out += ["", _prose(finding.why)]
+        out += ["", _sentence(finding.why)]
     if finding.causes:
-        out += ["", "Likely causes:", "", *(f"1. {_prose(cause)}" for cause in finding.causes)]
+        out += ["", "Likely causes:", "", *(f"1. {_sentence(cause)}" for cause in finding.causes)]
     for number, fix in enumerate(finding.fixes, 1):
         out += ["", *_fix(number, fix)]
     return [*out, "", "</details>"]
@@ -82,11 +83,11 @@ def _details(finding: Finding) -> list[str]:
 
 def _fix(number: int, fix: Fix) -> list[str]:
     out = [
-        f"**Fix {number}: {_prose(fix.title)}** "
+        f"**Fix {number}: {_sentence(fix.title)}** "
         f"({summary.applicability(fix)}; {_prose(summary.tried(fix))})"
     ]
     if fix.reason:
-        out += ["", _prose(fix.reason)]
+        out += ["", _sentence(fix.reason)]
     code = fix.diff or fix.snippet
     if code:
         text = lines(code.rstrip())
@@ -97,16 +98,16 @@ def _fix(number: int, fix: Fix) -> list[str]:
 
 def _rest(diagnosis: Diagnosis) -> list[str]:
     passed = [
-        f"- {_prose(rule.code)} {_prose(rule.name)}: {_prose(outcome.measured)} "
+        f"- {_prose(rule.code)} {_prose(rule.name)}: {_sentence(outcome.measured)} "
         f"({numbers.margin(outcome.margin)})"
         for rule, outcome in diagnosis.passed
     ]
     skipped = [
-        f"- {_prose(rule.code)} {_prose(rule.name)}: {_prose(outcome.reason)}"
+        f"- {_prose(rule.code)} {_prose(rule.name)}: {_sentence(outcome.reason)}"
         for rule, outcome in diagnosis.not_applicable
     ]
     open_ones = [
-        f"- {_prose(rule.code)} {_prose(rule.name)}: {_prose(outcome.missing)}"
+        f"- {_prose(rule.code)} {_prose(rule.name)}: {_sentence(outcome.missing)}"
         for rule, outcome in diagnosis.undecided
     ]
     out: list[str] = []
@@ -123,14 +124,35 @@ def _rest(diagnosis: Diagnosis) -> list[str]:
 
 def _html(text: str) -> str:
     """``text`` on one line with no character left that HTML or GitHub would act on."""
-    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _inert(one_line(text))
+
+
+def _inert(text: str) -> str:
+    plain = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # "@name" would notify a person and "#1" link an issue
     return plain.replace("@", "@<!-- -->").replace("#", "#<!-- -->")
 
 
 def _prose(text: str) -> str:
     """``_html`` that Markdown does not act on either."""
-    return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", _html(text))
+    return _escaped(one_line(text))
+
+
+def _escaped(plain: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]|~$])", r"\\\1", _inert(plain))
+
+
+def _sentence(text: str) -> str:
+    """``_prose`` with backquoted names as code; where the ticks do not pair, all are escaped."""
+    parts = _NAMED.split(one_line(text))
+    if any("`" in part for part in parts):
+        return _prose(text)
+    return "".join(_code(part) if at % 2 else _escaped(part) for at, part in enumerate(parts))
+
+
+def _plain(text: str) -> str:
+    """``text`` without the ticks around names: for HTML, where they would show."""
+    return _NAMED.sub(r"\1", text)
 
 
 def _cell(text: str) -> str:

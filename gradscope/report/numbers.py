@@ -54,7 +54,7 @@ def margin(factor: float | None) -> str:
 
 
 def away(value: float, limit: float) -> str:
-    """How far ``value`` is from ``limit``: ``640x below``, ``9 orders of magnitude above``, or "".
+    """How far ``value`` is from ``limit``: ``640x below``, ``9.5 orders of magnitude above``, "".
 
     It is "" where no factor exists (one of the two is zero or not finite, or their signs differ)
     and where the two are equal to two digits.
@@ -70,8 +70,8 @@ def away(value: float, limit: float) -> str:
 
 
 def decades(powers: float) -> str:
-    """A number of powers of ten, up or down: ``9 orders of magnitude``."""
-    return plural(round(abs(powers)), "order of magnitude", "orders of magnitude")
+    """A number of powers of ten, up or down: ``9.5 orders of magnitude``."""
+    return f"{abs(powers):.1f} orders of magnitude"
 
 
 def steps(first: int, last: int) -> str:

@@ -96,6 +96,7 @@ def _finding(
     # the first layer that is beyond the warning limit is the cause: what follows gets a constant
     severe = [w for w in dead if w.dead_share >= options.warning_share]
     cause = (severe or dead)[0]
+    limit = options.warning_share if severe else options.note_share
     states = parameter_states(recording)
     feeder = _feeder(recording, cause, states)
     module = (feeder[0].module if feeder else cause.module) if cause.functional else cause.module
@@ -118,7 +119,7 @@ def _finding(
         first_step=0 if cause.since_start else cause.first_step,
         last_step=cause.last_step,
         evidence=(
-            Evidence("share of dead units", cause.dead_share, "", options.warning_share),
+            Evidence("share of dead units", cause.dead_share, "", limit),
             Evidence("dead units", float(cause.dead), f"of {cause.units}"),
             Evidence("of these dead in the first steps", float(cause.dead_from_start), "units"),
             Evidence("batches looked at", float(cause.batches), "", float(options.batches)),

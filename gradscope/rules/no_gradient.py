@@ -36,6 +36,8 @@ _WORDS = {
     "other": "the loss's graph does not reach it",
     "zero": "its gradient is exactly zero on every step",
 }
+_GIVEN = {"zero": "steps with a gradient other than zero"}
+_COUNTED = {"zero": "parameters whose gradient is exactly zero"}
 _FIXES = {
     "detached": "A `detach()`, `.data`, `.item()` or a copy through NumPy in the forward pass.",
     "no-grad": "A `torch.no_grad()` or `inference_mode()` around part of the forward pass.",
@@ -125,9 +127,11 @@ def _finding(
         first_step=int(windows.sampled_steps(recording, "gradients")[0]),
         last_step=int(windows.last_window(recording, "gradients")[-1]),
         evidence=(
-            Evidence("steps with a gradient", 0.0, f"of {members[0].sampled}"),
+            Evidence(_GIVEN.get(kind, "steps with a gradient"), 0.0, f"of {members[0].sampled}"),
             Evidence(OUTSIDE, share),
-            Evidence("parameters without a gradient", float(len(members)), "", 0.0),
+            Evidence(
+                _COUNTED.get(kind, "parameters without a gradient"), float(len(members)), "", 0.0
+            ),
         ),
         why=_why(severity, share, learning),
         causes=(_cause(kind, members),),
@@ -136,10 +140,13 @@ def _finding(
 
 
 def _severity(kind: str, share: float, learning: Learning, options: Options) -> Severity:
-    if share > options.most and learning.harmed:
+    # what is cut off was meant to learn, and the loss may fall by the rest alone, sooner or later:
+    # the verdict must not turn with the length of the run
+    cut = kind not in ("unused", "zero")
+    if share > options.most and (cut or learning.harmed):
         return "critical"
-    # what is cut off or multiplied by zero was meant to learn; what is not used may be a leftover
-    if kind in ("unused", "zero") and share <= options.most and not _stopped(kind, learning):
+    # what is not used may be a leftover
+    if not cut and share <= options.most and not _stopped(kind, learning):
         return "note"
     return "warning"
 

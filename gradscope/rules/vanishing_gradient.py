@@ -193,10 +193,7 @@ def _why(learning: Learning, starved: Layer, profile: DepthProfile) -> str:
 def _causes(kind: str, profile: DepthProfile) -> tuple[str, ...]:
     if not math.isfinite(profile.chain_decades):
         return ("The gains of the single layers are not known, so the cause is not narrowed down.",)
-    total = max(profile.chain_decades, 1e-9)
-    activations = percent(max(0.0, profile.activation_decades) / total)
-    weights = percent(max(0.0, profile.weight_decades) / total)
-    split = f"{activations} of it is lost in the activations' slopes, {weights} in the weights"
+    split = _split(profile.activation_decades, profile.weight_decades)
     texts = {
         "activation-slope": "Activations that pass on too little of the gradient",
         "small-weights": "Weights too small for their activations",
@@ -208,6 +205,21 @@ def _causes(kind: str, profile: DepthProfile) -> tuple[str, ...]:
     return (f"{texts[kind]} ({split}).", f"Less likely: {others[0][0].lower()}{others[0][1:]}.")
 
 
+def _split(activations: float, weights: float) -> str:
+    """Which part loses how much; a part that amplifies gives back and has no share."""
+    slopes, matrices = "the activations' slopes", "the weights"
+    if weights < -0.05:
+        return f"all of it is lost in {slopes}; {matrices} give back {-weights:.1f} decades"
+    if activations < -0.05:
+        return f"all of it is lost in {matrices}; {slopes} give back {-activations:.1f} decades"
+    lost_there, lost_here = max(0.0, activations), max(0.0, weights)
+    total = max(lost_there + lost_here, 1e-9)
+    return (
+        f"{percent(lost_there / total)} of it is lost in {slopes}, "
+        f"{percent(lost_here / total)} in {matrices}"
+    )
+
+
 def _evidence(
     profile: DepthProfile,
     options: Options,
@@ -215,12 +227,19 @@ def _evidence(
     strongest: Layer,
     ratios: list[float],
 ) -> tuple[Evidence, ...]:
+    decades = lost(profile)
+    # the median of a ratio is not the ratio of the medians: where both round to much the same, the
+    # number is that of the two norms below it
+    told = math.log10(strongest.norm / starved.norm) if starved.norm > 0 else math.nan
+    if abs(told - decades) < 0.05 and told > options.decades:
+        decades = told
     rows = [
+        Evidence(_lost_where(profile), decades, "decades", options.decades),
+        # the two numbers whose ratio the summary says
+        Evidence(f"gradient norm at the output of {starved.module or 'the model'}", starved.norm),
         Evidence(
-            "gradient lost on the way to the input", lost(profile), "decades", options.decades
+            f"gradient norm at the output of {strongest.module or 'the model'}", strongest.norm
         ),
-        Evidence(f"RMS gradient at the output of {starved.module or 'the model'}", starved.rms),
-        Evidence(f"RMS gradient at the output of {strongest.module or 'the model'}", strongest.rms),
         Evidence("lost for each layer", profile.slope, "decades"),
         Evidence("lost for each layer, 5 % quantile over the steps", profile.slope_low, "decades"),
         Evidence(
@@ -234,6 +253,13 @@ def _evidence(
     ]
     rows += [Evidence("update ratio of the first layer's weight", ratio) for ratio in ratios[:1]]
     return tuple(row for row in rows if not math.isnan(row.value))
+
+
+def _lost_where(profile: DepthProfile) -> str:
+    """What the decades that count are: by size, or what weights and activations account for."""
+    if profile.decades - lost(profile) > 0.05:
+        return "gradient lost in weights and activations, without poolings and the like"
+    return "gradient lost on the way to the input"
 
 
 def _culprit(profile: DepthProfile, options: Options) -> str:

@@ -24,6 +24,7 @@ def watch(
     *more: nn.Module,
     optimizer: Any = None,
     run_dir: str | Path | None = None,
+    overwrite: bool = False,
     every: int | None = None,
     budget: float | None = 0.03,
     activations_every: int | None = None,
@@ -46,6 +47,7 @@ def watch(
         more: further models, for a GAN; names then begin with the models' variables.
         optimizer: the optimizer or optimizers; found by themselves when they step.
         run_dir: folder of the recording; a new one under ``.gradscope`` by default.
+        overwrite: replace an earlier recording in ``run_dir``.
         every: record parameters on every k-th step, modules on every 10·k-th, whatever it costs.
         budget: gradscope's share of the training's time; it looks less often to stay within.
         activations_every: record modules on every k-th step.
@@ -58,7 +60,7 @@ def watch(
 
     Raises:
         UsageError: an argument that cannot be used, or a model that another scope watches.
-        RunFolderError: ``run_dir`` holds a recording already.
+        RunFolderError: ``run_dir`` holds a recording already, and ``overwrite`` is not given.
     """
     models = (model, *more)
     _check_watchable(models, updates, nonfinite)
@@ -77,7 +79,8 @@ def watch(
     refuse_wrong_patterns(settings)
     frame = sys._getframe(1)
     folder = default_folder(_script()) if run_dir is None else Path(run_dir)
-    writer = Writer(folder, rank=distributed.get_rank() if _distributed() else 0)
+    rank = distributed.get_rank() if _distributed() else 0
+    writer = Writer(folder, rank=rank, overwrite=overwrite)
     observer = Observer(
         models, labels=[variable_of(m, frame) for m in models], writer=writer, optimizer=optimizer,
         every=every, budget=budget, activations_every=activations_every, updates=updates,

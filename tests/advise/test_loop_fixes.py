@@ -176,6 +176,24 @@ def test_a_rate_that_nothing_blames_is_lowered_only_if_updates_are_large(study, 
     assert ("lower-learning-rate" in done.fixes("GS505", "stuck")) is proposed
 
 
+@pytest.mark.parametrize(
+    ("kind", "severity", "proposed"),
+    [
+        ("learning-rate", "critical", True),
+        ("learning-rate", "warning", True),
+        ("learning-rate", "note", False),
+        ("initialization", "critical", False),
+        ("output", "critical", False),
+    ],
+)
+def test_dead_units_blame_the_rate_only_if_most_of_a_layer_died_later(
+    study, kind, severity, proposed
+):
+    done = trained(study).with_updates(0.2)
+    fixes = done.fixes("GS301", kind, severity=severity)
+    assert ("lower-learning-rate" in fixes) is proposed
+
+
 def test_two_optimizers_of_one_type_are_not_guessed_between(study):
     text = TRAIN.replace("OPTIMIZER", SGD).replace("LOOP", ONE_A_LINE)
     done = study(text + "other = torch.optim.SGD(model.parameters(), lr=0.1)\n", 8)

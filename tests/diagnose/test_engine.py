@@ -195,3 +195,11 @@ def test_facts_of_the_command_are_passed_on(recording):
     assert (result.command, result.target, result.exit_code) == ("run", "t.py", 0)
     default = diagnose(recording, (Finds,))
     assert (default.command, default.target, default.exit_code) == ("check", "model.py", 1)
+
+
+def test_a_finding_prints_as_one_line():
+    finding = Finding(
+        code="GS101", name="vanishing-gradient", severity="critical", confidence="strong",
+        summary="It vanishes.",
+    )  # fmt: skip
+    assert str(finding) == "GS101 vanishing-gradient (critical, strong): It vanishes."

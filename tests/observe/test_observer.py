@@ -551,3 +551,31 @@ def test_channels_of_images_are_features_and_many_features_are_strided(tmp_path)
     assert features["count"].tolist() == [5 * 16, 2]
     assert features["stride"].tolist() == [1, 3]
     assert len(features["mean"].iloc[1]) == 1000
+
+
+def test_a_cut_is_the_users_own_line_not_a_hook_of_ours(tmp_path):
+    torch.compiler.reset()  # where something is compiled, operations are not examined
+
+    class Cut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 1)
+
+        def forward(self, x):
+            h = F.relu(self.a(x))
+            h = F.relu(self.b(h))
+            self.line = inspect.currentframe().f_lineno + 1
+            h = h.detach()
+            return self.c(h)
+
+    model = Cut()
+    with observed(tmp_path / "run", model):
+        model(torch.randn(4, 3)).sum().backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+    run = recording(tmp_path / "run")
+    cuts = run.examined[run.examined["kind"] == "cut"]
+    assert cuts[["operation", "line"]].to_numpy().tolist() == [["detach", model.line]]
+    parameters = run.parameters.set_index("name")
+    for name in ("a.weight", "b.bias"):
+        assert parameters.loc[name, "unreached_line"] == model.line
+        assert parameters.loc[name, "unreached_reason"] == "detached"

@@ -55,13 +55,28 @@ def test_all_figures_are_drawn_without_a_complaint_or_a_request(opened: Opener, 
     assert [url for url in view.requests if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
-def test_nothing_is_unpacked_before_a_figure_comes_into_view(opened: Opener, sick: str) -> None:
-    page = opened(sick).page
-    page.wait_for_timeout(400)
-    assert page.evaluate("typeof window.Plotly") == "undefined"
-    page.locator("#map .plot").scroll_into_view_if_needed()
-    page.wait_for_function("() => document.querySelector('#map .plot.drawn')")
-    assert page.evaluate("window.Plotly.version").startswith("4.")
+@pytest.mark.parametrize("idle", [True, False], ids=["idle", "timer"])
+def test_figures_out_of_view_are_drawn_without_scrolling(
+    opened: Opener, sick: str, idle: bool
+) -> None:
+    view = opened(sick if idle else sick.replace("window.requestIdleCallback ?", "null ?"))
+    page = view.page
+    page.wait_for_function("() => !document.querySelector('.plot:not(.drawn)')", timeout=15_000)
+    assert page.evaluate("scrollY") == 0
+    assert page.locator(".waiting").count() == 0
+    assert page.locator(".plot .main-svg").count() > 0
+    assert view.complaints == []
+    assert [url for url in view.requests if not url.startswith(("file:", "data:", "blob:"))] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_that_goes_on_has_a_shaded_edge(opened: Opener, sick: str, scheme: str) -> None:
+    page = opened(sick, width=400, color_scheme=scheme).page
+    box = page.locator("#layers .scroll")
+    assert box.evaluate("e => e.scrollWidth > e.clientWidth")
+    image = box.evaluate("e => getComputedStyle(e).backgroundImage")
+    assert image.count("linear-gradient") == 4
+    assert "local" in box.evaluate("e => getComputedStyle(e).backgroundAttachment")
 
 
 def test_a_click_on_the_map_chooses_layer_and_step_everywhere(opened: Opener, sick: str) -> None:

@@ -76,11 +76,11 @@ def test_the_verdict_stands_first_and_the_rest_is_folded():
     text = render(sick())
     head = text.split("\n")
     assert head[1] == "### gradscope check of `model.py`"
-    assert head[3] == "**The gradient vanishes on its way to \\`encoder.0\\`.**"
+    assert head[3] == "**The gradient vanishes on its way to `encoder.0`.**"
     assert head[5].startswith("3 critical, 1 warning, 1 note; 3 passed, 1 not applicable")
     assert text.count("<details>") == text.count("</details>") == len(sick().findings) + 3
     assert "| ● critical | GS101 vanishing-gradient | `encoder.0` | step 0 | `model.py:7` |" in head
-    assert "<summary>GS101 vanishing-gradient: The gradient vanishes on its way to `enc" in text
+    assert "<summary>GS101 vanishing-gradient: The gradient vanishes on its way to enc" in text
 
 
 def test_a_fix_is_a_diff_that_reads_back():

@@ -42,8 +42,8 @@ def test_a_number_keeps_its_first_two_digits(value):
         (1.6e-9, 1e-6, "620x below"),
         (16.0, 10.0, "1.6x above"),
         (-20.0, -10.0, "2x above"),
-        (1e-15, 1e-6, "9 orders of magnitude below"),
-        (1e300, 1e-300, "600 orders of magnitude above"),
+        (1e-15, 1e-6, "9.0 orders of magnitude below"),
+        (1e300, 1e-300, "600.0 orders of magnitude above"),
         (1.0, 1.04, ""),
         (0.0, 1.0, ""),
         (1.0, 0.0, ""),
@@ -63,7 +63,7 @@ def test_words_around_numbers():
     assert numbers.plural(1200, "step") == "1,200 steps"
     assert numbers.steps(3, 3) == "step 3"
     assert numbers.steps(0, 199) == "steps 0-199"
-    assert numbers.decades(-1.2) == "1 order of magnitude"
+    assert numbers.decades(-1.2) == "1.2 orders of magnitude"
     assert numbers.percent(0.0002) == "< 0.1 %"
 
 

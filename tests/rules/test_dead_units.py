@@ -45,7 +45,10 @@ def test_severity_by_share(dead, severity):
         assert isinstance(outcome, Passed)
         assert outcome.margin == pytest.approx(0.5 / (dead / UNITS))
     else:
-        assert only(outcome).severity == severity
+        finding = only(outcome)
+        assert finding.severity == severity
+        limit = next(e.limit for e in finding.evidence if e.name == "share of dead units")
+        assert limit == (0.5 if severity == "note" else 0.9)
 
 
 def test_a_training_that_learns_is_quiet():

@@ -51,9 +51,16 @@ def test_never_is_said_after_five_steps(steps, kind):
 
 
 @pytest.mark.parametrize(("others", "severity"), [(1, "warning"), (0, "critical")])
-def test_most_of_the_model_and_no_learning_is_critical(others, severity):
-    found = check(without("detached", loss=TRIVIAL, others=others))
-    assert only(found).severity == severity
+@pytest.mark.parametrize("loss", [TRIVIAL, None])
+@pytest.mark.parametrize("reason", ["detached", "no-grad", "integer", "other"])
+def test_a_cut_of_most_of_the_model_is_critical_however_long_it_ran(reason, loss, others, severity):
+    assert only(check(without(reason, loss=loss, others=others))).severity == severity
+
+
+@pytest.mark.parametrize(("loss", "severity"), [(TRIVIAL, "critical"), (None, "warning")])
+@pytest.mark.parametrize(("reason", "state"), [("unused", State.NONE), (None, State.EXACT_ZERO)])
+def test_an_unused_or_zero_majority_is_critical_where_nothing_learns(reason, state, loss, severity):
+    assert only(check(without(reason, state=state, loss=loss, others=0))).severity == severity
 
 
 @pytest.mark.parametrize(("others", "severity"), [(1, "note"), (0, "warning")])
@@ -124,6 +131,9 @@ def test_loras_first_step_is_silent():
 def test_a_matrix_whose_gradient_is_always_zero(loss, severity):
     finding = only(check(without(None, state=State.EXACT_ZERO, loss=loss)))
     assert (finding.kind, finding.severity) == ("zero", severity)
+    names = [item.name for item in finding.evidence]
+    assert "parameters whose gradient is exactly zero" in names
+    assert "parameters without a gradient" not in names
 
 
 def test_a_bias_whose_gradient_is_always_zero_is_silent():

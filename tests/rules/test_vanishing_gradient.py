@@ -6,6 +6,7 @@ from synthetic import TRIVIAL, Activation, Synthetic, chain, falling
 
 from gradscope.diagnose.finding import Location
 from gradscope.diagnose.rule import Findings, NotApplicable, Passed, Undecided
+from gradscope.diagnose.wording import number
 from gradscope.rules.vanishing_gradient import Options, VanishingGradient
 
 rule = VanishingGradient()
@@ -86,6 +87,46 @@ def test_what_the_finding_says():
     assert "`0`" in finding.summary
     assert "6.4e-5" in finding.summary
     assert "72 %" in finding.causes[0]
+    # a reader can divide the two norms and gets what the summary says
+    small, large = (
+        values["gradient norm at the output of 0"],
+        max(
+            value
+            for name, value in values.items()
+            if name.startswith("gradient norm at the output")
+        ),
+    )
+    assert number(small / large) in finding.summary
+    assert 10 ** -values["gradient lost on the way to the input"] == pytest.approx(small / large)
+
+
+@pytest.mark.parametrize(
+    ("weight", "activation", "text"),
+    [
+        (1.3, 0.2, "all of it is lost in the activations' slopes; the weights give back 0.6"),
+        (0.2, 1.3, "all of it is lost in the weights; the activations' slopes give back 0.6"),
+        (1.0, 0.2, "100 % of it is lost in the activations' slopes, 0 % in the weights"),
+    ],
+)
+def test_a_part_that_amplifies_gives_back(weight, activation, text):
+    finding = only(check(chain(6, weight_gain=weight, activation_gain=activation)))
+    assert text in finding.causes[0]
+
+
+def test_decades_without_a_pooling_are_named_so():
+    made = Synthetic(100)
+    first, _ = made.layer("0")
+    pool = made.module("pool", "AdaptiveAvgPool2d")
+    second, _ = made.layer("1")
+    head, _ = made.layer("head")
+    made.flow(first, 1e-6)
+    made.flow(pool, 1e-3, 1e-6)
+    made.flow(second, 1.0, 1e-3)
+    made.flow(head, 1.0, 1.0)
+    made.loss(TRIVIAL)
+    named = {e.name: e.value for e in only(check(made)).evidence}
+    row = "gradient lost in weights and activations, without poolings and the like"
+    assert named[row] == pytest.approx(3.0)
 
 
 @pytest.mark.parametrize(

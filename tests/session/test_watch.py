@@ -202,3 +202,17 @@ assert before == after
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_second_run_replaces_the_first_only_when_asked(tmp_path):
+    def run(**options):
+        model = nn.Linear(2, 1)
+        with gradscope.watch(model, run_dir=tmp_path / "run", **options) as scope:
+            model(torch.ones(1, 2)).sum().backward()
+            torch.optim.SGD(model.parameters(), lr=0.1).step()
+        return scope
+
+    run()
+    with pytest.raises(gradscope.errors.RunFolderError, match="holds a recording"):
+        run()
+    assert len(run(overwrite=True).recording.steps) == 1

@@ -23,15 +23,17 @@ class LowerLearningRate(Remedy):
         "GS102": 4,
         "GS102:learning-rate": 1,
         "GS102:through-time": 2,
-        "GS301": 5,
+        # units that were dead from the start are no matter of the rate
         "GS301:learning-rate": 1,
-        "GS301:output": 0,
         "GS401": 1,
         "GS505": 3,
     }
 
     def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
         """A rate that the finding blames, or updates far above the usual size."""
+        # half-dead layers alone do not blame the rate: a loss that still falls would fall slower
+        if finding.code == "GS301" and finding.severity == "note":
+            return None
         ratio = update_ratio(recording, finding)
         blamed = finding.kind in ("learning-rate", "through-time") or finding.code == "GS401"
         if not blamed and (ratio is None or ratio <= 10 * USUAL_UPDATE):

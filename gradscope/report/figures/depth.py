@@ -23,6 +23,7 @@ from gradscope.report.figures.figure import (
     row_axis,
 )
 from gradscope.report.numbers import decades, plural, times
+from gradscope.report.summary import others
 from gradscope.report.theme import colour
 from gradscope.report.view.layers import labels_of
 from gradscope.report.view.numerals import number
@@ -118,7 +119,7 @@ def _profile(first: DepthProfile, last: DepthProfile, rows: Rows) -> Figure:
     return Figure(
         key="depth",
         title="How much arrives",
-        reading=_profile_reading(last),
+        reading=_profile_reading(last, rows),
         help=_PROFILE_HELP,
         table=NumberTable(
             ("layer", "first window", "last window", "10 % of steps below", "10 % of steps above"),
@@ -221,15 +222,29 @@ def _bars(row: int, layer: Layer) -> list[tuple[str, float, float, bool]]:
     return found
 
 
-def _profile_reading(last: DepthProfile) -> str:
+def _profile_reading(last: DepthProfile, rows: Rows) -> str:
+    pairs = list(zip(rows.labels, (layer.rms for layer in last.layers), strict=True))
+    heard = [at for at, (_, rms) in enumerate(pairs) if rms > 0]
+    # only layers before the first gradient: one behind it passed it on, and was not recorded
+    ahead = tuple(label for label, _ in pairs[: heard[0]]) if heard else ()
+    if not ahead:
+        return _span(last, "the first weights")
+    none = f"No gradient reaches {others(ahead)}."
+    label, rms = pairs[heard[0]]
+    if len(heard) == 1:
+        return f"{none} Only {label} has one, of RMS {number(rms)}."
+    return f"{none} {_span(last, label)}"
+
+
+def _span(last: DepthProfile, place: str) -> str:
     if not math.isfinite(last.decades):
         return (
             "How much of the gradient reaches the input is not known: it was zero or not recorded."
         )
     span = (
-        f"The gradient loses {decades(last.decades)} from the output to the first weights"
+        f"The gradient loses {decades(last.decades)} from the output to {place}"
         if last.decades >= 0.5
-        else "The gradient reaches the first weights with what it has at the output"
+        else f"The gradient reaches {place} with what it has at the output"
     )
     if not math.isfinite(last.slope) or last.decades < 0.5:
         return span + "."

@@ -22,6 +22,7 @@ from gradscope.report.figures.figure import (
     row_axis,
 )
 from gradscope.report.numbers import plural
+from gradscope.report.summary import others
 from gradscope.report.theme import CIVIDIS, colour
 from gradscope.report.view.layers import Cell, Layers
 from gradscope.report.view.numerals import ABSENT, number
@@ -185,17 +186,28 @@ def _reading(layers: Layers) -> str:
     if last is not None:
         step, column = last
         known = np.flatnonzero(np.isfinite(column) & (column > 0))
-        if len(known):
+        if len(known) == 1:
+            parts.append(
+                f"At step {step:,} only {layers.labels[known[0]]} has a gradient that is not zero: "
+                f"{number(column[known[0]])}."
+            )
+        elif len(known):
             small, large = known[column[known].argmin()], known[column[known].argmax()]
-            span = np.log10(column[large] / column[small])
+            span = np.log10(column[large]) - np.log10(column[small])
+            apart = f"{span:.1f}" if span >= 0.05 else "less than 0.1"
             parts.append(
                 f"At step {step:,} the gradient is smallest in {layers.labels[small]} "
                 f"({number(column[small])}) and largest in {layers.labels[large]} "
-                f"({number(column[large])}): {span:.1f} orders of magnitude apart."
+                f"({number(column[large])}): {apart} orders of magnitude apart."
             )
+        at = int(np.flatnonzero(layers.steps == step)[-1])
+        for cell, words in ((Cell.NONE, "No gradient there"), (Cell.ZERO, "Exactly zero there")):
+            rows = np.flatnonzero(layers.cells[:, at] == cell)
+            if len(rows):
+                parts.append(f"{words}: {others(tuple(layers.labels[row] for row in rows))}.")
     broken = np.argwhere(layers.cells == Cell.NON_FINITE)
     if len(broken):
-        at = broken[:, 1].min()
+        at = int(broken[:, 1].min())
         rows = np.flatnonzero(layers.cells[:, at] == Cell.NON_FINITE)
         parts.append(
             f"NaN or Inf first at step {int(layers.steps[at]):,}, in {plural(len(rows), 'layer')} "

@@ -55,7 +55,7 @@ def clumps(diagnosis: Diagnosis) -> tuple[Clump, ...]:
         for rule, outcome in diagnosis.not_applicable
     )
     return (
-        Clump("undecided", "Could not decide", "what it needs was not recorded", undecided),
+        Clump("undecided", "Could not decide", "each with its reason", undecided),
         Clump("passed", "Passed", "looked, and found nothing; the closest first", passed),
         Clump("absent", "Not applicable", "this run has nothing of the kind", absent),
     )

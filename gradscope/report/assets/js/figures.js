@@ -1,4 +1,4 @@
-// The drawings: inflated and drawn when the first of them comes into view, redrawn for theme and paper.
+// The drawings: those in view first, the others while the browser is idle; redrawn for theme and paper.
 let library = null;
 let figures = null;
 const drawn = new Set();
@@ -138,6 +138,14 @@ function drawAll() {
   return Promise.all($$(".plot").map(draw)).catch(failed);
 }
 
+// One figure in each idle moment; where the browser tells of none, soon after one another.
+const whenIdle = (act) => (window.requestIdleCallback ? requestIdleCallback(act, { timeout: 1000 }) : setTimeout(act, 50));
+
+function drawWhenIdle() {
+  const next = $$(".plot").find((box) => !drawn.has(box.dataset.figure));
+  if (next) whenIdle(() => (drawn.has(next.dataset.figure) ? Promise.resolve() : draw(next)).then(drawWhenIdle).catch(failed));
+}
+
 // What is known of the chosen layer and step, in words.
 async function showPick() {
   const form = $("#pick");
@@ -183,6 +191,8 @@ function setUpFigures() {
     }
   }, { rootMargin: "300px" });
   $$(".plot").forEach((box) => watcher.observe(box));
+  if (document.readyState === "complete") drawWhenIdle();
+  else addEventListener("load", drawWhenIdle);
   const form = $("#pick");
   if (form) {
     form.addEventListener("submit", (event) => event.preventDefault());

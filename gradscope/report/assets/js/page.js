@@ -70,7 +70,7 @@ function preparePrint() {
   for (const fold of before.closed) fold.open = true;
   root.dataset.theme = "light";
   root.classList.add("printing");
-  return redraw();
+  return drawAll();
 }
 
 function afterPrint() {
@@ -85,7 +85,6 @@ function afterPrint() {
 
 async function printPage() {
   await preparePrint();
-  await drawAll();
   window.print();
   afterPrint();
 }
@@ -99,7 +98,7 @@ const ACTS = {
 
 function onKey(event) {
   if ((event.ctrlKey || event.metaKey) && event.key === "p") {
-    // figures that were never in view are drawn first
+    // figures that are still waiting are drawn first
     event.preventDefault();
     printPage();
     return;
