@@ -25,7 +25,7 @@ from gradscope.report.figures.figure import (
 from gradscope.report.numbers import decades, plural, times
 from gradscope.report.summary import others
 from gradscope.report.theme import colour
-from gradscope.report.view.layers import labels_of
+from gradscope.report.view.layers import Cell, labels_of, layers_of
 from gradscope.report.view.numerals import number
 
 MARKED = 40
@@ -67,10 +67,12 @@ def depth_figures(recording: Recording, marked: frozenset[str]) -> tuple[Figure,
     labels = labels_of(recording)
     names = [_name(layer) for layer in last.layers]
     rows = Rows(names, [labels.get(name, name) for name in names], marked)
-    return _profile(first, last, rows), _gains(last, rows)
+    return _profile(first, last, rows, _silent(recording)), _gains(last, rows)
 
 
-def _profile(first: DepthProfile, last: DepthProfile, rows: Rows) -> Figure:
+def _profile(
+    first: DepthProfile, last: DepthProfile, rows: Rows, silent: tuple[str, ...]
+) -> Figure:
     at = list(range(len(rows.names)))
     figure = blank(rows.height + 70)
     early = {_name(layer): layer.rms for layer in first.layers}
@@ -119,7 +121,7 @@ def _profile(first: DepthProfile, last: DepthProfile, rows: Rows) -> Figure:
     return Figure(
         key="depth",
         title="How much arrives",
-        reading=_profile_reading(last, rows),
+        reading=_profile_reading(last, rows, silent),
         help=_PROFILE_HELP,
         table=NumberTable(
             ("layer", "first window", "last window", "10 % of steps below", "10 % of steps above"),
@@ -222,14 +224,21 @@ def _bars(row: int, layer: Layer) -> list[tuple[str, float, float, bool]]:
     return found
 
 
-def _profile_reading(last: DepthProfile, rows: Rows) -> str:
+def _silent(recording: Recording) -> tuple[str, ...]:
+    """Labels of the layers whose weights never got a gradient: the profile may lack them."""
+    layers = layers_of(recording)
+    if not len(layers.steps):
+        return ()
+    never = (layers.cells == Cell.NONE) | (layers.cells == Cell.ZERO)
+    return tuple(layers.labels[row] for row in np.flatnonzero(never.all(axis=1)))
+
+
+def _profile_reading(last: DepthProfile, rows: Rows, silent: tuple[str, ...]) -> str:
     pairs = list(zip(rows.labels, (layer.rms for layer in last.layers), strict=True))
     heard = [at for at, (_, rms) in enumerate(pairs) if rms > 0]
-    # only layers before the first gradient: one behind it passed it on, and was not recorded
-    ahead = tuple(label for label, _ in pairs[: heard[0]]) if heard else ()
-    if not ahead:
+    if not heard or not silent:
         return _span(last, "the first weights")
-    none = f"No gradient reaches {others(ahead)}."
+    none = f"No gradient reaches {others(silent)}."
     label, rms = pairs[heard[0]]
     if len(heard) == 1:
         return f"{none} Only {label} has one, of RMS {number(rms)}."
