@@ -18,9 +18,13 @@ TRIES = 120
 
 @dataclass(frozen=True)
 class Size:
-    """How much is drawn: trainings without a fault for each variant and data set, and how often
-    each strength of a fault and each look-alike is drawn.
-    """  # noqa: D205
+    """How much is drawn.
+
+    Attributes:
+        clean: trainings without a fault for each variant and data set.
+        faults: trainings for each strength of a fault with three of them; 0: one of the strongest.
+        lookalikes: trainings for each strength of a look-alike.
+    """
 
     clean: int
     faults: int
@@ -33,7 +37,7 @@ SIZES = {
     ("reporting", "long"): Size(clean=4, faults=3, lookalikes=6),
     ("reporting", "short"): Size(clean=1, faults=0, lookalikes=1),
 }
-"""``faults=0``: only the strongest level of each fault, once."""
+"""By part and by what was asked for."""
 
 
 @cache
@@ -61,18 +65,23 @@ def _clean(own: list[Family], part: Part, amount: Size) -> Iterator[Case]:
             for data in sets:
                 draw = random.Random(f"{part}/{family.name}/{variant}/{data}")
                 for number in range(amount.clean):
-                    yield _place(draw, [family], part, number, variant, data)
+                    case = _case(draw, family, part, number, variant, data)
+                    if case is not None:
+                        yield case
 
 
 def _faulty(own: list[Family], part: Part, amount: Size) -> Iterator[Case]:
     for fault in (*faults.FAULTS, *faults.LOOKALIKES):
         if part not in fault.parts:
             continue
-        levels, times = fault.levels, amount.faults if fault.codes else amount.lookalikes
-        if fault.codes and not times:
+        levels, times = fault.levels, amount.lookalikes
+        if fault.codes and amount.faults:
+            # a fault without strengths is drawn as often as one with three
+            times = -(-3 * amount.faults // len(levels))
+        elif fault.codes:
             levels, times = fault.levels[-1:], 1
         fitting = [f for f in own if not fault.families or f.name in fault.families]
-        for level in levels:
+        for level in levels if fitting else ():
             draw = random.Random(f"{part}/{fault.name}/{level}")
             for number in range(times):
                 case = _fitted(draw, fitting, part, number, fault, level)
@@ -84,7 +93,13 @@ def _fitted(
     draw: random.Random, own: list[Family], part: Part, number: int, fault: Fault, level: float
 ) -> Case | None:
     for _ in range(TRIES):
-        case = replace(_place(draw, own, part, number), fault=fault.name, level=level)
+        family = draw.choice(own)
+        variant = draw.choice(list(family.variants))
+        data = draw.choice(family.variants[variant])
+        case = _case(draw, family, part, number, variant, data, fault)
+        if case is None:
+            continue
+        case = replace(case, fault=fault.name, level=level)
         try:
             draft_of(case)
             draft_of(case.mended(fault))
@@ -94,21 +109,39 @@ def _fitted(
     return None
 
 
-def _place(
+def _case(
     draw: random.Random,
-    own: list[Family],
+    family: Family,
     part: Part,
     number: int,
-    variant: str | None = None,
-    data: str | None = None,
-) -> Case:
-    family = draw.choice(own)
-    variant = variant or draw.choice(list(family.variants))
-    data = data or draw.choice(family.variants[variant])
-    # every second training of the reporting part is written in a way that the tuning part never saw
-    loops = REPORTING_LOOPS if part == "reporting" and number % 2 == 0 else loops_of(part)
-    loop = draw.choice([name for name in loops if name != "manual" or "sgd" in family.rates])
-    optimizer = "sgd" if loop == "manual" else draw.choice(list(family.rates))
+    variant: str,
+    data: str,
+    fault: Fault | None = None,
+) -> Case | None:
+    """A case with a random loop, optimizer and seed; None where the fault allows none."""
+    loops = [
+        name
+        for name in loops_of(part)
+        if (name != "manual" or "sgd" in family.rates)
+        and not (fault is not None and fault.loops and name not in fault.loops)
+    ]
+    optimizers = [
+        name
+        for name in family.rates
+        if not (fault is not None and fault.optimizers and name not in fault.optimizers)
+    ]
+    if not optimizers:
+        return None
+    if "sgd" not in optimizers:
+        loops = [name for name in loops if name != "manual"]
+    # every second training of the reporting part is written in a way that tuning never saw
+    unseen = [name for name in loops if name in REPORTING_LOOPS]
+    if part == "reporting" and number % 2 == 0 and unseen:
+        loops = unseen
+    if not loops:
+        return None
+    loop = draw.choice(loops)
+    optimizer = "sgd" if loop == "manual" else draw.choice(optimizers)
     return Case(family.name, variant, data, optimizer, loop, seed=draw.randrange(6))
 
 

@@ -63,6 +63,8 @@ def draft_of(case: Case) -> Draft:
             if allowed and value not in allowed:
                 raise DoesNotFitError(f"{case.fault} is not for {value}")
         fault.apply(draft, case.level)
+    if draft.phases and (draft.factor != 1.0 or draft.autocast or draft.penalty is not None):
+        raise DoesNotFitError("the losses of several networks are their own")
     if (draft.mistake or draft.scaler) and case.loop not in faults.LOOPS_OF.get(
         draft.mistake or "scaler", ()
     ):

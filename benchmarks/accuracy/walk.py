@@ -51,6 +51,9 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 def wrap(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]) -> None:
     """Put ``make(module)`` where the module called ``name`` was."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention):
+        raise DoesNotFitError("torch reads the weights of these parts itself")
     put(model, name, make(model.get_submodule(name)))
 
 

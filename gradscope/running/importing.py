@@ -74,9 +74,9 @@ def import_file(file: Path) -> ModuleType:
         raise LoadError(
             f"{shown(str(file))} looks like a training script: use gradscope run",
             where=place(stopped),
-            hint="this version has no such command: wrap the loop (with gradscope.watch(model):), or "
-            'put it into a function or under if __name__ == "__main__":, so that importing the file '
-            "only builds the model",
+            hint="this version has no such command: wrap the loop (with gradscope.watch(model):), "
+            'or put it into a function or under if __name__ == "__main__":, so that importing the '
+            "file only builds the model",
         ) from None
     except KeyboardInterrupt as stopped:
         raise LoadError(f"interrupted while {doing}", where=place(stopped)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,14 +45,19 @@ class Autoencoder(nn.Module):
         return self.decoder(mean + noise * (0.5 * log_variance).exp()), mean, log_variance
 
 
-def _criterion(output: tuple[Tensor, ...], batch: Batch) -> Tensor:
-    images = batch[0].flatten(1)
-    error = functional.mse_loss(output[0], images)
-    if len(output) == 1:
-        return error
-    mean, log_variance = output[1:]
-    divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
-    return error + 0.05 / images.shape[1] * divergence
+def divergence_weighted(weight: float) -> Callable[[tuple[Tensor, ...], Batch], Tensor]:
+    """Squared error and, if the model is variational, ``weight`` times the usual divergence."""
+
+    def criterion(output: tuple[Tensor, ...], batch: Batch) -> Tensor:
+        images = batch[0].flatten(1)
+        error = functional.mse_loss(output[0], images)
+        if len(output) == 1:
+            return error
+        mean, log_variance = output[1:]
+        divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
+        return error + weight * 0.05 / images.shape[1] * divergence
+
+    return criterion
 
 
 def _measure(draft: Draft) -> float:
@@ -70,7 +76,7 @@ def _build(variant: str, data: Data) -> Draft:
         "wide": (24, nn.ReLU),
     }[variant]
     model = Autoencoder(size, latent, activation, variational=variant.startswith("variational"))
-    return Draft(model, data, call, _criterion, _measure, optimizer="", lr=1.0)
+    return Draft(model, data, call, divergence_weighted(1.0), _measure, optimizer="", lr=1.0)
 
 
 VAE = Family(

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from benchmarks.accuracy import walk
 from benchmarks.accuracy.cases import Batch, DoesNotFitError, Draft, Fault
+from benchmarks.accuracy.faults.updates import half_precision
 from benchmarks.accuracy.loops import OPTIMIZERS
 from benchmarks.accuracy.objectives import measured
 
@@ -26,14 +27,17 @@ def frozen_body(draft: Draft, level: float) -> None:
     names = walk.layers(draft.model)
     if len(names) < 3:
         raise DoesNotFitError("too shallow")
-    trained = names[-int(level) :]
-    for name, parameter in draft.model.named_parameters():
-        parameter.requires_grad_(name.rpartition(".")[0] in trained)
+    draft.model.requires_grad_(False)
+    for name in names[-int(level) :]:
+        draft.model.get_submodule(name).requires_grad_(True)
 
 
 def zero_head(draft: Draft, level: float) -> None:
     """The head starts at zero."""
     head = draft.model.get_submodule(walk.layers(draft.model)[-1])
+    others = (m for m in draft.model.modules() if m is not head)
+    if any(getattr(m, "weight", None) is head.weight for m in others):
+        raise DoesNotFitError("the head's weight is also the embedding's")
     nn.init.zeros_(head.weight)
 
 
@@ -151,7 +155,8 @@ def bfloat16_autocast(draft: Draft, level: float) -> None:
 
 def float16_scaler(draft: Draft, level: float) -> None:
     """Autocast to float16 with a loss scaler that starts too high and skips its first steps."""
-    draft.autocast, draft.scaler = torch.float16, float(2**level)
+    half_precision(draft)
+    draft.scaler = float(2**level)
 
 
 def head_in_some_steps(draft: Draft, level: float) -> None:
@@ -170,6 +175,8 @@ def head_in_some_steps(draft: Draft, level: float) -> None:
 
 def unused_head(draft: Draft, level: float) -> None:
     """A small head that is never called."""
+    if isinstance(draft.model, nn.Sequential):
+        raise DoesNotFitError("all parts of a Sequential are called")
     draft.model.spare = nn.Linear(4, int(level))
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional
 from benchmarks.accuracy import walk
 from benchmarks.accuracy.cases import Batch, DoesNotFitError, Draft, Fault
 from benchmarks.accuracy.families.mlp import two_losses
+from benchmarks.accuracy.families.vae import divergence_weighted
 from benchmarks.accuracy.objectives import measured
 
 
@@ -82,6 +83,26 @@ def drowned_head(draft: Draft, level: float) -> None:
     draft.at_fault = ("ink", "label")
 
 
+def posterior_collapse(draft: Draft, level: float) -> None:
+    """The divergence of a variational autoencoder weighs ``level`` times too much."""
+    if not getattr(draft.model, "variational", False):
+        raise DoesNotFitError("not variational")
+    draft.criterion = divergence_weighted(level)
+    draft.at_fault = ("mean", "spread", "encoder", "decoder")
+
+
+def no_negatives(draft: Draft, level: float) -> None:
+    """A share of ``level`` of a contrastive loss only pulls two views together."""
+    inner = draft.criterion
+
+    def criterion(output: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+        first, second = output[0]
+        pull = (first - second).square().sum(1).mean()
+        return level * pull + (1 - level) * inner(output, batch)
+
+    draft.criterion = criterion
+
+
 FAULTS: tuple[Fault, ...] = (
     Fault("softmax-twice", ("GS503",), (0, 1, 2), softmax_twice),
     Fault("softmax-in-model", ("GS503",), (1, 2), softmax_in_model),
@@ -90,4 +111,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault("scores-as-logarithms", ("GS503",), (1,), scores_as_logarithms, ("reporting",)),
     Fault("saturated-loss", ("GS101", "GS302", "GS503"), (0, 4, 16), saturated_loss),
     Fault("drowned-head", ("GS106",), (2, 100, 1e4), drowned_head),
-)
+    Fault(
+        "posterior-collapse", ("GS106", "GS303"), (1, 30, 1000), posterior_collapse,
+        families=("vae",),
+    ),
+    Fault("no-negatives", ("GS303",), (0.5, 1.0), no_negatives, families=("siamese",)),
+)  # fmt: skip

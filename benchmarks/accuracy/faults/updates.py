@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
+from benchmarks.accuracy import walk
 from benchmarks.accuracy.cases import DoesNotFitError, Draft, Fault
+from benchmarks.accuracy.objectives import measured
 
 
 def other_rate(draft: Draft, level: float) -> None:
@@ -62,15 +62,14 @@ def low_rate(draft: Draft, level: float) -> None:
 
 def bfloat16_weights(draft: Draft, level: float) -> None:
     """Weights kept in bfloat16 while steps are small."""
+    if draft.measure is not measured:
+        raise DoesNotFitError("the task's own losses are in float32")
     low_rate(draft, level)
     draft.model.to(torch.bfloat16)
     inner = draft.forward
-
-    def forward(model: nn.Module, x: Tensor) -> Any:
-        output = inner(model, x.to(torch.bfloat16) if x.is_floating_point() else x)
-        return tuple(o.float() for o in output) if isinstance(output, tuple) else output.float()
-
-    draft.forward = forward
+    draft.forward = lambda model, x: inner(
+        model, x.to(torch.bfloat16) if x.is_floating_point() else x
+    ).float()
 
 
 def tiny_loss(draft: Draft, level: float) -> None:
@@ -81,6 +80,13 @@ def tiny_loss(draft: Draft, level: float) -> None:
 def float16(draft: Draft, level: float) -> None:
     """Autocast to float16 without a loss scaler, under a loss times ``level``."""
     draft.factor = level
+    half_precision(draft)
+
+
+def half_precision(draft: Draft) -> None:
+    """Forward and loss under autocast to float16."""
+    if any(isinstance(m, walk.RECURRENT) for m in draft.model.modules()):
+        raise DoesNotFitError("torch has no recurrent layers in float16 on a CPU")
     draft.autocast = torch.float16
 
 

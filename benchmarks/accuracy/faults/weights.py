@@ -8,6 +8,9 @@ from torch import nn
 from benchmarks.accuracy import walk
 from benchmarks.accuracy.cases import DoesNotFitError, Draft, Fault
 
+_RECTIFIERS = (nn.ReLU, nn.GELU, nn.SiLU)
+_BOUNDED = (nn.Tanh, nn.Sigmoid)
+
 
 def _matrices(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters(recurse=False) if p.dim() >= 2]
@@ -47,10 +50,28 @@ def equal_weights(draft: Draft, level: float) -> None:
     draft.at_fault = tuple(names)
 
 
+def one_signed(draft: Draft, level: float) -> None:
+    """A share of ``level`` of the weights of hidden maps loses its sign."""
+    names = walk.maps(draft.model)[:-1]
+    if len(names) < 2:
+        raise DoesNotFitError("too shallow")
+    with torch.no_grad():
+        for name in names:
+            weight = draft.model.get_submodule(name).weight
+            weight.copy_(torch.where(torch.rand_like(weight) < level, weight.abs(), weight))
+    draft.at_fault = tuple(names)
+
+
 def zero_weights(draft: Draft, level: float) -> None:
     """Exactly zero weights in one hidden map (level 1) or in all (level 2)."""
     names = walk.maps(draft.model)[:-1]
     _scale(draft, [walk.middle(names)] if level == 1 else names, 0.0)
+    # rectifiers behind a map of zeros are dead: they are as good a place to name
+    draft.at_fault += tuple(
+        name
+        for name in walk.activations(draft.model, *_RECTIFIERS)
+        if walk.feeding(draft.model, name) in draft.at_fault
+    )
 
 
 def sigmoid_activations(draft: Draft, level: float) -> None:
@@ -82,10 +103,6 @@ def _shift(draft: Draft, names: list[str], amount: float) -> None:
             bias += amount
         at_fault += [layer, name]
     draft.at_fault = tuple(at_fault)
-
-
-_RECTIFIERS = (nn.ReLU, nn.GELU, nn.SiLU)
-_BOUNDED = (nn.Tanh, nn.Sigmoid)
 
 
 def dead_layer(draft: Draft, level: float) -> None:
@@ -173,10 +190,11 @@ FAULTS: tuple[Fault, ...] = (
     Fault("sigmoid-chain", ("GS101",), (1, 3, 20), sigmoid_activations),
     Fault("small-recurrence", ("GS101", "GS404"), (0.5, 0.1, 0.0), scaled_recurrence),
     Fault("closed-gates", ("GS101", "GS302"), (1, 4, 20), closed_gates),
-    Fault("large-weights", ("GS404", "GS102"), (1.4, 4, 10, 30), scaled_everywhere),
-    Fault("large-layer", ("GS404", "GS102"), (3, 30, 300), scaled_layer),
+    Fault("large-weights", ("GS102", "GS404"), (1.4, 4, 10, 30), scaled_everywhere),
+    Fault("large-layer", ("GS102", "GS404"), (3, 30, 300), scaled_layer),
     Fault("large-recurrence", ("GS102", "GS404"), (1.3, 3, 10), scaled_recurrence),
     Fault("equal-weights", ("GS404",), (3.0, 0.1, 0.0), equal_weights),
+    Fault("one-signed-weights", ("GS404", "GS102", "GS303"), (0.2, 1.0), one_signed),
     Fault("zero-weights", ("GS404", "GS104", "GS301"), (1, 2), zero_weights),
     Fault("dead-layer", ("GS301",), (0.3, 3, 30), dead_layer),
     Fault("dead-layers", ("GS301",), (0.1, 1, 10), dead_layers),

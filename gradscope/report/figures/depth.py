@@ -70,9 +70,7 @@ def depth_figures(recording: Recording, marked: frozenset[str]) -> tuple[Figure,
     return _profile(first, last, rows, _silent(recording)), _gains(last, rows)
 
 
-def _profile(
-    first: DepthProfile, last: DepthProfile, rows: Rows, silent: tuple[str, ...]
-) -> Figure:
+def _profile(first: DepthProfile, last: DepthProfile, rows: Rows, never: tuple[str, ...]) -> Figure:
     at = list(range(len(rows.names)))
     figure = blank(rows.height + 70)
     early = {_name(layer): layer.rms for layer in first.layers}
@@ -121,7 +119,7 @@ def _profile(
     return Figure(
         key="depth",
         title="How much arrives",
-        reading=_profile_reading(last, rows, silent),
+        reading=_profile_reading(last, rows, never),
         help=_PROFILE_HELP,
         table=NumberTable(
             ("layer", "first window", "last window", "10 % of steps below", "10 % of steps above"),
