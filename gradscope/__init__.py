@@ -12,8 +12,13 @@ if TYPE_CHECKING:
     from gradscope.errors import GradscopeError as GradscopeError
     from gradscope.recording.load import load_run as load_run
     from gradscope.recording.reader import Recording as Recording
+    from gradscope.session import GradcheckResult as GradcheckResult
     from gradscope.session import Scope as Scope
+    from gradscope.session import assert_backward as assert_backward
+    from gradscope.session import assert_trainable as assert_trainable
     from gradscope.session import check as check
+    from gradscope.session import gradcheck as gradcheck
+    from gradscope.session import trace as trace
     from gradscope.session import watch as watch
 
 __version__ = "0.1.0"
@@ -21,11 +26,16 @@ __version__ = "0.1.0"
 __all__ = [
     "Finding",
     "Fix",
+    "GradcheckResult",
     "GradscopeError",
     "Recording",
     "Scope",
+    "assert_backward",
+    "assert_trainable",
     "check",
+    "gradcheck",
     "load_run",
+    "trace",
     "watch",
 ]
 
@@ -33,11 +43,16 @@ __all__ = [
 _HOME = {
     "Finding": "gradscope.diagnose.finding",
     "Fix": "gradscope.diagnose.finding",
+    "GradcheckResult": "gradscope.session",
     "GradscopeError": "gradscope.errors",
     "Recording": "gradscope.recording.reader",
     "Scope": "gradscope.session",
+    "assert_backward": "gradscope.session",
+    "assert_trainable": "gradscope.session",
     "check": "gradscope.session",
+    "gradcheck": "gradscope.session",
     "load_run": "gradscope.recording.load",
+    "trace": "gradscope.session",
     "watch": "gradscope.session",
 }
 

@@ -33,7 +33,11 @@ class Settings:
         batch_size: samples in a batch where gradscope makes the batches; None for 32.
         fail_on: least severity that makes the exit code 1; None where the command decides.
         select, ignore: ``CODE`` or ``CODE:layer-pattern``; a code may be a prefix (``GS1``).
+        baseline: JSON document of an earlier run whose findings are known; None for none.
         color: ``auto``, ``always`` or ``never``.
+        try_fixes: whether ``check`` tries the fixes of its findings.
+        trial_steps, trial_seeds: steps of each training of a trial, and seeds of each fix.
+        trial_budget: seconds that all trials of a run may take together.
         rules: options of rules by code, as written under ``[tool.gradscope.rules.GS101]``.
         enabled: False when ``GRADSCOPE=0``.
     """
@@ -46,7 +50,12 @@ class Settings:
     fail_on: str | None = None
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    baseline: str | None = None
     color: str = "auto"
+    try_fixes: bool = True
+    trial_steps: int = 60
+    trial_seeds: int = 3
+    trial_budget: float = 120.0
     rules: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     enabled: bool = True
 
@@ -89,6 +98,34 @@ def _whole(least: int) -> Callable[[Any], int]:
     return read
 
 
+def _truth(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if isinstance(value, str):
+        if value.strip().lower() not in words:
+            raise ValueError(value)
+        return words[value.strip().lower()]
+    if not isinstance(value, bool):
+        raise TypeError(value)
+    return value
+
+
+def seconds(value: Any) -> float:
+    """Seconds from a number, ``"90"``, ``"90s"``, ``"2m"`` or ``"1h"``.
+
+    Raises:
+        ValueError: it is not a positive length of time.
+    """
+    factor = 1.0
+    if isinstance(value, str):
+        text = value.strip().lower()
+        factor = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:], 0.0)
+        value = text[:-1] if factor else text
+        factor = factor or 1.0
+    if isinstance(value, bool) or not 0 < (length := float(value) * factor) < float("inf"):
+        raise ValueError(value)
+    return length
+
+
 def _one_of(legal: Iterable[str]) -> Callable[[Any], str]:
     def read(value: Any) -> str:
         if value not in legal:
@@ -126,9 +163,18 @@ _KEYS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "fail-on": (_one_of(FAIL_ON), ", ".join(FAIL_ON)),
     "select": (_codes, "a list of rule codes, each CODE or CODE:layer-pattern"),
     "ignore": (_codes, "a list of rule codes, each CODE or CODE:layer-pattern"),
+    "baseline": (_text, "the path of a JSON document of an earlier run"),
     "color": (_one_of(COLORS), ", ".join(COLORS)),
+    "try-fixes": (_truth, "true or false"),
+    "trial-steps": (_whole(20), "a whole number from 20"),
+    "trial-seeds": (_whole(2), "a whole number from 2"),
+    "trial-budget": (seconds, "a length of time such as 120s or 2m"),
     "rules": (_rules, "tables of options such as [tool.gradscope.rules.GS101]"),
 }
+
+
+_NO_SETTINGS = ("GRADSCOPE_KERNEL", "GRADSCOPE_BUILD_KERNEL")
+"""Of the compiled kernel, which is chosen before there are settings."""
 
 
 def settings(folder: Path | None = None, environment: Mapping[str, str] | None = None) -> Settings:
@@ -150,15 +196,28 @@ def _from_file(folder: Path) -> dict[str, Any]:
     path = nearest_pyproject(folder)
     if path is None:
         return {}
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"pyproject.toml is not valid TOML: {error}", where=str(path)) from None
-    table = document.get("tool", {}).get("gradscope", {})
-    return {
+    except RecursionError:
+        raise ConfigError("pyproject.toml is nested too deeply", where=str(path)) from None
+    except OSError as error:
+        raise ConfigError(f"it cannot be read: {error.strerror}", where=str(path)) from None
+    tool = document.get("tool", {})
+    table = tool.get("gradscope", {}) if isinstance(tool, dict) else {}
+    if not isinstance(table, dict):
+        raise ConfigError(
+            f"[tool.gradscope] is {table!r}", where=str(path), hint="it takes a table of settings"
+        )
+    found = {
         key: _read(key, value, f"{path}:{_line_of(key, text)}", key) for key, value in table.items()
     }
+    if "baseline" in found:
+        # a path in a file is meant from that file, wherever the command is called
+        found["baseline"] = str(path.parent / found["baseline"])
+    return found
 
 
 def nearest_pyproject(folder: Path) -> Path | None:
@@ -172,7 +231,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     for name, value in environment.items():
         if name == "GRADSCOPE":
             found["enabled"] = value.strip().lower() not in ("0", "false", "off", "no")
-        elif name.startswith("GRADSCOPE_") and value:
+        elif name.startswith("GRADSCOPE_") and value and name not in _NO_SETTINGS:
             key = name.removeprefix("GRADSCOPE_").lower().replace("_", "-")
             found[key] = _read(key, value, f"environment variable {name}", name)
     return found

@@ -5,8 +5,10 @@
     │   ├── ConfigError               exit 2   a setting in pyproject.toml or the environment
     │   └── RunFolderError            exit 2   the run folder is taken, alive or not writable
     ├── RecordingError                exit 2   a run folder that cannot be read
+    ├── BackwardError                 exit 1   a backward pass is wrong (also an AssertionError)
     └── ModelError                    exit 3   the user's model could not be loaded or run
         ├── LoadError                 exit 3   importing the file or building the objects failed
+        │   └── InterruptedLoadError  exit 130 Ctrl-C while the user's file was imported
         └── StepError                 exit 3   a forward, backward or update of it failed
 
 A message says what happened, where, which value was seen, which values are legal, and what to do
@@ -19,6 +21,9 @@ next. Catch all of them with::
 """
 
 from __future__ import annotations
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as a shell gives it."""
 
 
 class GradscopeError(Exception):
@@ -73,6 +78,12 @@ class RecordingError(GradscopeError):
     """A run folder that cannot be read as a recording."""
 
 
+class BackwardError(GradscopeError, AssertionError):
+    """A backward pass is wrong, or it was asserted to be right and nobody can tell."""
+
+    exit_code = 1
+
+
 class ModelError(GradscopeError):
     """The user's model could not be loaded or run."""
 
@@ -81,6 +92,12 @@ class ModelError(GradscopeError):
 
 class LoadError(ModelError):
     """Importing the user's file or building the objects in it failed."""
+
+
+class InterruptedLoadError(LoadError):
+    """Ctrl-C while the user's file was imported."""
+
+    exit_code = INTERRUPTED
 
 
 class StepError(ModelError):
@@ -93,8 +110,10 @@ for _error in (
     ConfigError,
     RunFolderError,
     RecordingError,
+    BackwardError,
     ModelError,
     LoadError,
+    InterruptedLoadError,
     StepError,
 ):
     _error.__module__ = "gradscope"

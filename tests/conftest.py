@@ -1,6 +1,7 @@
 """What holds for every test: one thread, no setting from the outside, the installed package."""
 
 import os
+import sys
 
 # Several threads change the order of sums, and with it the last digits; they also make small
 # models slower. Set before torch is imported anywhere.
@@ -23,3 +24,15 @@ def pytest_report_header():
 def _no_outside_settings(monkeypatch):
     for name in [name for name in os.environ if name.startswith("GRADSCOPE")]:
         monkeypatch.delenv(name)
+    # trials train a model many times over: only the tests of trials ask for them
+    monkeypatch.setenv("GRADSCOPE_TRY_FIXES", "0")
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_compiled():
+    """What one test compiles would change what gradscope may look at in the tests after it."""
+    yield
+    dynamo = sys.modules.get("torch._dynamo")
+    frames = sys.modules.get("torch._dynamo.eval_frame")
+    if dynamo is not None and getattr(frames, "cached_backends", None):
+        dynamo.reset()

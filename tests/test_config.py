@@ -109,3 +109,28 @@ def test_gradscope_0_switches_it_off(value: str, enabled: bool) -> None:
 @pytest.mark.parametrize("text", ["32,1,28", "32x1x28", "(32, 1, 28)", "[32,1,28]", "32 1 28"])
 def test_shapes_are_read_as_people_write_them(text: str) -> None:
     assert shape(text) == (32, 1, 28)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"[tool.gradscope]\nseed = \xca\n", "not valid TOML"),
+        (b"x = " + b"[" * 5_000, "TOML|nested"),
+        (b"[tool]\ngradscope = 3\n", r"\[tool.gradscope\] is 3"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_one_clear_error(
+    content: bytes, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        settings(tmp_path, {})
+
+
+def test_a_tool_that_is_no_table_says_nothing_of_gradscope(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_bytes(b"tool = 1\n")
+    assert settings(tmp_path, {}) == Settings()
+
+
+def test_the_switch_of_the_kernel_is_no_setting(tmp_path: Path) -> None:
+    assert settings(tmp_path, {"GRADSCOPE_KERNEL": "0"}) == Settings()

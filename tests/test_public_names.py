@@ -9,7 +9,10 @@ import pytest
 import gradscope
 from gradscope import errors
 
-PUBLIC = ["Finding", "Fix", "GradscopeError", "Recording", "Scope", "check", "load_run", "watch"]
+PUBLIC = [
+    "Finding", "Fix", "GradcheckResult", "GradscopeError", "Recording", "Scope", "assert_backward",
+    "assert_trainable", "check", "gradcheck", "load_run", "trace", "watch",
+]  # fmt: skip
 
 
 def test_the_public_names_are_these_and_sorted() -> None:

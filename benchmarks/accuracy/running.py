@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,14 +17,15 @@ from benchmarks.accuracy.cases import Case
 from benchmarks.accuracy.detectors import published_rules, torchmortem
 from benchmarks.accuracy.store import Job, Store
 
-TOOLS: dict[str, Callable[[Case], dict[str, Any]]] = {
+TOOLS: dict[str, Callable[[Case, Path], dict[str, Any]]] = {
     "plain": watched.plain,
-    "gradscope": watched.under_gradscope,
+    "recorded": watched.recorded,
+    "gradscope": watched.judged,
     "published": published_rules.under_published_rules,
     "torchmortem": torchmortem.under_torchmortem,
 }
 
-CHUNK = 40
+CHUNK = 200
 """Jobs of a process before a fresh one takes over, so that memory stays bounded."""
 
 
@@ -36,7 +38,8 @@ def run(jobs: Iterable[Job], store: Store, *, processes: int = 1) -> None:
     missing = store.missing(jobs)
     begun = time.monotonic()
     failed = []
-    for done, (job, result) in enumerate(_results(missing, processes), 1):
+    jobs = [(job, store.folder(job.case)) for job in missing]
+    for done, (job, result) in enumerate(_results(jobs, processes), 1):
         if "crashed" in result:
             failed.append(f"{job.key}: {result['crashed']}")
             print(failed[-1], file=sys.stderr)
@@ -50,20 +53,20 @@ def run(jobs: Iterable[Job], store: Store, *, processes: int = 1) -> None:
         raise RuntimeError(f"{len(failed)} trainings could not be run, the first is {failed[0]}")
 
 
-def _results(jobs: list[Job], processes: int) -> Iterator[tuple[Job, dict[str, Any]]]:
+def _results(jobs: list[tuple[Job, Path]], processes: int) -> Iterator[tuple[Job, dict[str, Any]]]:
     if processes <= 1:
-        for job in jobs:
-            yield _one(job)
+        yield from map(_one, jobs)
         return
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes, maxtasksperchild=CHUNK) as pool:
         yield from pool.imap_unordered(_one, jobs)
 
 
-def _one(job: Job) -> tuple[Job, dict[str, Any]]:
+def _one(given: tuple[Job, Path]) -> tuple[Job, dict[str, Any]]:
+    job, folder = given
     torch.set_num_threads(1)  # trainings are small, and the same on every machine this way
     try:
-        return job, TOOLS[job.tool](job.case)
+        return job, TOOLS[job.tool](job.case, folder)
     except Exception:
         # one broken training must not cost the hours of the others; run() fails at its end
         return job, {"crashed": traceback.format_exc(limit=-3)}

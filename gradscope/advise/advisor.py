@@ -6,10 +6,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradscope.advise.fix import Change, Remedy
+from gradscope.advise.fix import Change, Remedy, Treatment
 from gradscope.advise.fixes import FIXES
 from gradscope.advise.patch import apply_edits, unified_diff
 from gradscope.advise.source import Source
+from gradscope.advise.trials import Option, Options
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import NOT_TRIED, Applicability, Finding, Fix
 from gradscope.recording.reader import Recording
@@ -37,6 +38,39 @@ def advise(diagnosis: Diagnosis, fixes: Sequence[type[Remedy]] = FIXES) -> Diagn
         findings.append(finding.with_fixes(chosen))
         errors += failed
     return replace(diagnosis, findings=tuple(findings), errors=tuple(errors))
+
+
+def options(diagnosis: Diagnosis, fixes: Sequence[type[Remedy]] = FIXES) -> Options:
+    """For each finding the fixes that it has, with all their variants and how to try each.
+
+    Args:
+        diagnosis: what ``advise`` gave.
+        fixes: as for ``advise``.
+    """
+    source = Source(diagnosis.recording)
+    kinds = {kind.name: kind for kind in fixes}
+    return tuple(
+        tuple(
+            _variants(kinds[fix.name](), fix, finding, diagnosis.recording, source)
+            for fix in finding.fixes
+            if fix.name in kinds
+        )
+        for finding in diagnosis.findings
+    )
+
+
+def _variants(
+    remedy: Remedy, fix: Fix, finding: Finding, recording: Recording, source: Source
+) -> tuple[Option, ...]:
+    found = []
+    for variant in remedy.variants(finding, recording, source):
+        try:
+            change = variant.change(finding, recording, source)
+            treatment = variant.treatment(finding, recording, source)
+        except Exception as error:
+            return (Option(fix, Treatment(untried=f"the trial could not be made: {error!r}")),)
+        found.append(Option(_fix(remedy.name, fix.reason, change), treatment))
+    return tuple(found)
 
 
 def _fixes(

@@ -18,6 +18,7 @@ from gradscope.advise.patch import Edit
 from gradscope.advise.source import Site, Source
 from gradscope.advise.source_file import SourceFile
 from gradscope.diagnose.finding import Applicability, Finding
+from gradscope.observe.intervention import Intervention
 from gradscope.recording.reader import Recording
 
 RETRAIN = "changes the model: train it again"
@@ -59,6 +60,19 @@ class Change:
     snippet: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Treatment:
+    """How a trial makes the change of a fix in a live training.
+
+    Attributes:
+        interventions: what is changed; empty where it cannot be tried.
+        untried: why it cannot be tried, as a phrase.
+    """
+
+    interventions: tuple[Intervention, ...] = ()
+    untried: str = ""
+
+
 class Remedy(ABC):
     """One way to mend something; see the module's docstring."""
 
@@ -81,6 +95,16 @@ class Remedy(ABC):
     @abstractmethod
     def change(self, finding: Finding, recording: Recording, source: Source) -> Change:
         """The change. Called only where ``applies`` gave a reason."""
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """The same change of a live training. Called only where ``applies`` gave a reason."""
+        return Treatment(untried="a trial cannot make this change in a live training")
+
+    def variants(
+        self, finding: Finding, recording: Recording, source: Source
+    ) -> tuple[Remedy, ...]:
+        """This fix with other values, the likeliest first; a trial finds out which one it is."""
+        return (self,)
 
 
 def listed(names: Iterable[str], limit: int = 3) -> str:

@@ -83,6 +83,11 @@ def optimizer_calls(recording: Recording, source: Source, ordinal: int) -> list[
     ]
 
 
+def is_by_hand(recording: Recording) -> bool:
+    """Whether no optimizer was seen: the update is written by hand."""
+    return not recording.run.get("optimizers")
+
+
 def uses_own_loop(recording: Recording) -> bool:
     """Whether gradscope ran the loop itself, so that none of the user's lines steps."""
     return recording.run.get("command") == "check"

@@ -6,11 +6,22 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
-from gradscope.advise.fix import RETRAIN, Change, Edits, Remedy, cost_of, listed, shared_note
+from gradscope.advise.fix import (
+    RETRAIN,
+    Change,
+    Edits,
+    Remedy,
+    Treatment,
+    cost_of,
+    listed,
+    shared_note,
+)
 from gradscope.advise.layers import ATTENTION, CONVOLUTIONS, RECURRENT, Layer
 from gradscope.advise.names import spelled
 from gradscope.advise.placement import behind_layer, sites_of
 from gradscope.advise.source import Site, Source
+from gradscope.advise.treatments.modules import AddNorm
+from gradscope.advise.treatments.places import places_of
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.facts import Role
 from gradscope.recording.reader import Recording
@@ -53,6 +64,13 @@ class Norm(Remedy):
             edits=edits,
             snippet=f"# behind {targets[0].name}, before its activation:\n{line}",
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """A hook behind each layer."""
+        targets = self.targets(finding, source)
+        groups = self.module(targets)[1].partition(",")[0]
+        number = int(groups) if groups.isdigit() else 1
+        return Treatment((AddNorm(self.kind, places_of(source, targets), number),))
 
     def _shown(self, targets: Sequence[Layer]) -> str:
         kinds = {self.module([layer])[0] for layer in targets}

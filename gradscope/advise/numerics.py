@@ -40,16 +40,23 @@ def operations(finding: Finding, source: Source, names: tuple[str, ...]) -> list
     if at is None:
         return []
     file, line = at
-    if origin.operation == "div":
-        nodes = [n for n in file.all(ast.BinOp) if isinstance(n.op, ast.Div)]
-        return [
-            Operation(file, n, n.right)
-            for n in nodes
-            if n.lineno <= line <= (n.end_lineno or n.lineno)
-            and not isinstance(n.right, ast.Constant)
-        ]
+    written = [
+        Operation(file, node, operand)
+        for node in file.all(ast.BinOp)
+        if node.lineno <= line <= (node.end_lineno or node.lineno)
+        and (operand := _written(node, origin.operation)) is not None
+    ]
     found = (_called(file, call, origin.operation) for call in file.calls_at(line))
-    return [operation for operation in found if operation is not None]
+    return [*written, *(operation for operation in found if operation is not None)]
+
+
+def _written(node: ast.BinOp, name: str) -> ast.expr | None:
+    """What an operator must not read 0 in: a denominator, or the base of a power."""
+    if isinstance(node.op, ast.Div) and name in ("div", "reciprocal"):
+        return None if isinstance(node.right, ast.Constant) else node.right
+    if isinstance(node.op, ast.Pow) and name == "pow":
+        return None if isinstance(node.left, ast.Constant) else node.left
+    return None
 
 
 def _called(file: SourceFile, call: ast.Call, name: str) -> Operation | None:
@@ -95,6 +102,30 @@ def epsilon(recording: Recording) -> str:
     """
     formats = (str(recording.run.get("dtype")), str(recording.run.get("amp")))
     return "1e-4" if "float16" in formats else "1e-8"
+
+
+def unselected(finding: Finding, source: Source) -> str:
+    """A sentence for an operation in a branch of ``where``: both branches are computed, always.
+
+    "" where its line has no ``where``.
+    """
+    origin = finding.origin
+    if origin is None or origin.location is None:
+        return ""
+    at = source.place(origin.location.file, origin.location.line)
+    if at is None:
+        return ""
+    file, line = at
+    names = [
+        call.func.attr if isinstance(call.func, ast.Attribute) else resolved(file, call.func) or ""
+        for call in file.calls_at(line)
+    ]
+    if not any(name.rpartition(".")[2] == "where" for name in names):
+        return ""
+    return (
+        "; `where` computes both branches, and in the backward pass 0 times the infinite slope of "
+        "the branch that is not taken is NaN: what that branch reads has to be safe, too"
+    )
 
 
 def shown_at(finding: Finding) -> str:

@@ -32,6 +32,11 @@ class Scheme:
     arguments: str = ""
     of: str = "weight"
 
+    @property
+    def shown(self) -> str:
+        """Its name in a sentence."""
+        return self.function.rstrip("_") or "orthogonal matrices"
+
     def code(self, name: str, tensor: str) -> str:
         """The call, ``name`` being how the file writes the function."""
         return f"{name}({', '.join(part for part in (tensor, self.arguments) if part)})"

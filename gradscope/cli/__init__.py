@@ -5,29 +5,50 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
 import click
 
 from gradscope import __version__
-from gradscope.cli.check import check
-from gradscope.cli.report import report
-from gradscope.cli.rules import rules
-from gradscope.cli.runs import runs
-from gradscope.errors import GradscopeError
+from gradscope.errors import INTERRUPTED, GradscopeError
+
+_COMMANDS = (
+    "check", "compare", "doctor", "export", "gradcheck", "live", "report", "rules", "run", "runs",
+    "trace",
+)  # fmt: skip
+"""Each stands in the module of its name."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """Imports a command when it is asked for.
+
+    ``run`` leaves the libraries to the script, which may set environment variables that count only
+    until numpy or torch is imported.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of this name, None if there is none."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"gradscope.cli.{cmd_name}"), cmd_name)
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="gradscope")
 def commands() -> None:
     """Say where and why a PyTorch model's gradients go wrong, and what to change.
 
     Exit codes: 0 nothing found at or above --fail-on, 1 findings, 2 wrong usage or a fault of
-    gradscope itself, 3 the model could not be loaded or run.
+    gradscope itself, 3 the model could not be loaded or run, 130 interrupted.
     """
-
-
-for _command in (check, report, rules, runs):
-    commands.add_command(_command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except click.Abort:
         print("interrupted", file=sys.stderr)
-        return 2
+        return INTERRUPTED
     except GradscopeError as error:
         show(error)
         return error.exit_code

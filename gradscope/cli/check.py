@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=int, help="Samples in a batch that gradscope makes.")
 @click.option("--run-dir", type=Path, help="Folder of the recording.  [default: in .gradscope]")
 @click.option("--overwrite", is_flag=True, help="Replace a recording that is in --run-dir.")
-@click.option("--fail-on", type=click.Choice(config.FAIL_ON), help="[default: warning]")
-@click.option("--select", multiple=True, metavar="CODE[:LAYERS]", help="Only these rules.")
-@click.option("--ignore", multiple=True, metavar="CODE[:LAYERS]", help="Not these rules.")
+@click.option("--explain", is_flag=True, help="Also take one step of the trained model apart.")
+@results.judging_options("warning")
+@results.trial_options(default=True)
 @results.output_options
 @click.pass_context
 def check(
@@ -37,6 +37,7 @@ def check(
     target: str,
     run_dir: Path | None,
     overwrite: bool,
+    explain: bool,
     report: str | None,
     format: tuple[str, ...],
     output: tuple[str, ...],
@@ -49,10 +50,13 @@ def check(
     (batches(), train_loader, get_batch(), batch, a Dataset), a loss (loss(model, batch), loss_fn,
     criterion) and an optimizer (optimizer, make_optimizer(model)); what is missing is inferred, and
     each assumption is printed.
+
+    The fixes of each finding are then tried: the training is repeated in child processes, without
+    and with each change, in memory; the file is not touched.
     """
     # torch takes seconds to import: the help, the completion and a wrong flag do not wait for it
     from gradscope import session
-    from gradscope.cli.progress import bar
+    from gradscope.cli.progress import bar, trials_bar
 
     settings = config.settings().with_flags(**flags)
     wanted = results.outputs(ctx, report, format, output)
@@ -63,8 +67,10 @@ def check(
             settings,
             run_dir=run_dir,
             overwrite=overwrite,
+            explain=explain,
             loaded=found.append if quiet else lambda workload: found.append(_told(workload)),
             progress=bar(settings.steps, quiet=quiet, color=settings.color),
+            trials=trials_bar(quiet=quiet, color=settings.color),
         )
     except StepError:
         _tell_assumptions(found)

@@ -6,26 +6,31 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
-from gradscope.config import COLORS
-from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.config import COLORS, FAIL_ON
 from gradscope.errors import UsageError
 from gradscope.report.formats import FORMATS, format_for, render
-from gradscope.report.screen import Screen, screen_of
+from gradscope.report.page_assets import PLACES
+
+if TYPE_CHECKING:
+    from gradscope.diagnose.diagnosis import Diagnosis
+    from gradscope.report.screen import Screen
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _ORDER = "gradscope.order"
+_ASSETS = "gradscope.assets"
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One result: a format, and the file it goes to; None for stdout."""
+    """One result: a format, the file it goes to (None for stdout), where a page has its assets."""
 
     format: str
     path: Path | None
+    assets: str = "inline"
 
 
 class InOrder(click.Command):
@@ -37,6 +42,77 @@ class InOrder(click.Command):
         names = [parameter.name for parameter in order]
         ctx.meta[_ORDER] = [name for name in names if name in ("format", "output")]
         return super().parse_args(ctx, args)
+
+
+def judging_options(fail_on: str) -> Callable[[Function], Function]:
+    """Options that say which findings are wanted and which make the exit code 1.
+
+    Args:
+        fail_on: the command's default of --fail-on, for its help.
+    """
+
+    def add(function: Function) -> Function:
+        for option in (
+            click.option(
+                "--baseline",
+                metavar="FILE",
+                help="JSON of an earlier run: its findings are marked and do not count.",
+            ),
+            click.option(
+                "--ignore", multiple=True, metavar="CODE[:LAYERS]", help="Not these rules."
+            ),
+            click.option(
+                "--select", multiple=True, metavar="CODE[:LAYERS]", help="Only these rules."
+            ),
+            click.option(
+                "--fail-on",
+                type=click.Choice(FAIL_ON),
+                help=f"Least severity that gives exit code 1.  [default: {fail_on}]",
+            ),
+        ):
+            function = option(function)
+        return function
+
+    return add
+
+
+def trial_options(*, default: bool) -> Callable[[Function], Function]:
+    """Options of the trials of fixes.
+
+    Args:
+        default: whether fixes are tried unless the command line says otherwise.
+    """
+    asked = (
+        click.option(
+            "--try-fixes/--no-try-fixes",
+            default=None,
+            help="Train again with each fix, in child processes.  [default: try]",
+        )
+        if default
+        else click.option(
+            "--try-fixes",
+            is_flag=True,
+            help="Run the script again with each fix, in a temporary copy of its folder.",
+        )
+    )
+
+    def add(function: Function) -> Function:
+        for option in (
+            click.option(
+                "--trial-budget",
+                metavar="TIME",
+                help="Time for all trials together.  [default: 120s]",
+            ),
+            click.option("--trial-seeds", type=int, help="Seeds of each fix.  [default: 3]"),
+            click.option(
+                "--trial-steps", type=int, help="Steps of each training of a trial.  [default: 60]"
+            ),
+            asked,
+        ):
+            function = option(function)
+        return function
+
+    return add
 
 
 def output_options(function: Function) -> Function:
@@ -59,6 +135,13 @@ def output_options(function: Function) -> Function:
             multiple=True,
             type=click.Choice(formats),
             help="Format of the --output after it; without one it goes to stdout.  [default: full]",
+        ),
+        click.option(
+            "--assets",
+            type=click.Choice(PLACES),
+            expose_value=False,
+            callback=_keep_assets,
+            help="Scripts and styles of the page: inside it, or beside it.  [default: inline]",
         ),
         click.option("--report", metavar="FILE.html", help="Write the report as one HTML page."),
     ):
@@ -83,7 +166,17 @@ def outputs(
             continue
         path = _usable(next(path_values))
         found.append(Output(pending.pop() if pending else format_for(path), path))
-    return found + [Output(format, None) for format in pending]
+    assets = ctx.meta.get(_ASSETS) or "inline"
+    return [replace(o, assets=assets) for o in found] + [Output(f, None) for f in pending]
+
+
+def _keep_assets(ctx: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    ctx.meta[_ASSETS] = value
+
+
+def absolute(output: Output) -> Output:
+    """The same, wherever a script goes meanwhile."""
+    return output if output.path is None else replace(output, path=output.path.absolute())
 
 
 def _page(path: str) -> Path:
@@ -103,33 +196,44 @@ def _usable(path: str) -> Path:
 
 
 def deliver(
-    diagnosis: Diagnosis, wanted: Sequence[Output], *, quiet: bool, color: str = "auto"
+    diagnosis: Diagnosis,
+    wanted: Sequence[Output],
+    *,
+    quiet: bool,
+    color: str = "auto",
+    stream: TextIO | None = None,
 ) -> None:
-    """Write the files, then print what goes to stdout; without a format for it the full text.
+    """Write the files, then print what goes to a stream; without a format for it the full text.
 
     Args:
         diagnosis: what was found.
         wanted: see ``outputs``.
         quiet: print no text that was not asked for.
         color: auto, always or never.
+        stream: what is printed goes here; None for stdout.
     """
     from gradscope.session import save
+
+    stream = stream or sys.stdout
 
     files = [output for output in wanted if output.path is not None]
     for output in files:
         if output.path is not None:
-            save(diagnosis, output.path, output.format)
+            save(diagnosis, output.path, output.format, assets=output.assets)
     pages = [output.path for output in files if output.format == "html"]
     printed = [output.format for output in wanted if output.path is None]
     if not printed and not quiet:
         printed = ["full"]
     for format in printed:
-        text = render(diagnosis, format, screen=screen(color), report=pages[0] if pages else None)
-        print(text, end="")
-    sys.stdout.flush()
+        shown = screen(color, stream)
+        text = render(diagnosis, format, screen=shown, report=pages[0] if pages else None)
+        print(text, end="", file=stream)
+    stream.flush()
 
 
-def screen(color: str) -> Screen:
-    """What stdout can show, with colour as asked."""
-    found = screen_of(sys.stdout)
+def screen(color: str, stream: TextIO) -> Screen:
+    """What ``stream`` can show, with colour as asked."""
+    from gradscope.report.screen import screen_of
+
+    found = screen_of(stream)
     return found if color == "auto" else replace(found, colour=color == "always")

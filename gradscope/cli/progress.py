@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +12,12 @@ from rich import progress
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from gradscope.advise.trials import Tell
+    from gradscope.finite_difference.options import Progress as ModulesDone
     from gradscope.running.training import Progress
+
+PATIENCE = 2.0
+"""Seconds before a bar is shown for what may be done at once."""
 
 
 @contextmanager
@@ -38,3 +44,64 @@ def bar(steps: int, *, quiet: bool, color: str = "auto") -> Iterator[Progress | 
     with progress.Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("training", total=steps, loss=float("nan"))
         yield lambda step, loss: shown.update(task, completed=step + 1, loss=loss)
+
+
+@contextmanager
+def trials_bar(*, quiet: bool, color: str = "auto") -> Iterator[Tell]:
+    """Show which fix is being tried with which seed; nothing where stderr is no terminal.
+
+    Args:
+        quiet: show nothing.
+        color: auto, always or never.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda name, seed, done, planned: None
+        return
+    columns = (
+        progress.TextColumn("trying {task.fields[fix]}, seed {task.fields[seed]}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    console = Console(stderr=True, no_color=True if color == "never" else None)
+    with progress.Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("trying", total=None, fix="fixes", seed=0)
+
+        def tell(name: str, seed: int, done: int, planned: int) -> None:
+            shown.update(task, completed=done, total=planned, fix=name, seed=seed)
+
+        yield tell
+
+
+@contextmanager
+def modules_bar(*, quiet: bool, color: str = "auto") -> Iterator[ModulesDone | None]:
+    """Show how many modules are done, once it takes longer than two seconds.
+
+    Args:
+        quiet: show nothing.
+        color: auto, always or never.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    columns = (
+        progress.TextColumn("checking {task.fields[module]}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
+    console = Console(stderr=True, no_color=True if color == "never" else None)
+    shown = progress.Progress(*columns, console=console, transient=True)
+    task = shown.add_task("checking", total=None, module="")
+    began = time.monotonic()
+
+    def tell(done: int, total: int, name: str) -> None:
+        if not shown.live.is_started and time.monotonic() - began > PATIENCE:
+            shown.start()
+        shown.update(task, completed=done, total=total, module=name or "the model")
+
+    try:
+        yield tell
+    finally:
+        if shown.live.is_started:
+            shown.stop()

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import click
 
-from gradscope.errors import GradscopeError
+from gradscope.errors import GradscopeError, UsageError
 from gradscope.recording.load import load_run
+
+_DEFAULT = Path(".gradscope")
 
 
 @click.command()
-@click.argument("folder", default=".gradscope", type=Path)
+@click.argument("folder", default=_DEFAULT, type=Path)
 def runs(folder: Path) -> None:
     """List the recorded runs in FOLDER (.gradscope by default), newest first."""
-    found = [item for item in folder.glob("*") if item.is_dir()] if folder.is_dir() else []
+    if folder != _DEFAULT and not folder.is_dir():
+        raise UsageError(f"{str(folder)!r} is no folder", hint="give the folder that holds runs")
+    found = [item for item in folder.glob("*") if item.is_dir()]
     if not found:
         print(f"no runs in {folder}", file=sys.stderr)
     for run in sorted(found, key=lambda item: item.stat().st_mtime, reverse=True):

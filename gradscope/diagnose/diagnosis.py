@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from gradscope.diagnose.finding import SEVERITIES, Finding, Severity
+from gradscope.diagnose.finding import SEVERITIES, Finding, Mended, Severity
 from gradscope.diagnose.rule import NotApplicable, Passed, Rule, Undecided
+from gradscope.errors import INTERRUPTED
 from gradscope.recording.reader import Recording
 
 
@@ -23,6 +24,11 @@ class Diagnosis:
         reproduce: the command line that repeats it, or "".
         errors: sentences about rules that failed themselves; never part of the exit code.
         failed: what stopped the user's code before its last step, or "".
+        interrupted: whether the user ended it before its last step (Ctrl-C).
+        script_code: exit code of the script that ``run`` ran; None for other commands.
+        mended: a run with the best fix of each finding together, None where there was none.
+        known: fingerprints of a baseline; a finding among them is shown and does not count.
+        explained: one step taken apart (``anatomy.facts.Anatomy``), where that was asked for.
     """
 
     recording: Recording
@@ -36,16 +42,38 @@ class Diagnosis:
     reproduce: str = ""
     errors: tuple[str, ...] = field(default=())
     failed: str = ""
+    interrupted: bool = False
+    script_code: int | None = None
+    known: frozenset[str] = frozenset()
+    mended: Mended | None = None
+    explained: object = None
 
     @property
     def exit_code(self) -> int:
-        """3 when the user's code failed, 1 when a finding is at or above ``fail_on``, else 0."""
+        """3 when the user's code failed, 1 when a new finding is at or above ``fail_on``, else 0.
+
+        A ``check`` that was interrupted gives 130, as a shell does for Ctrl-C: it did not judge
+        what it was asked to judge. A ``run`` passes on the script's own code where it is not 0.
+        """
+        if self.script_code:
+            return self.script_code
         if self.failed:
             return 3
+        if self.interrupted and self.command == "check":
+            return INTERRUPTED
         if self.fail_on is None:
             return 0
         bad = SEVERITIES[: SEVERITIES.index(self.fail_on) + 1]
-        return int(any(finding.severity in bad for finding in self.findings))
+        return int(any(finding.severity in bad for finding in self.new_findings))
+
+    def is_known(self, finding: Finding) -> bool:
+        """Whether the baseline holds ``finding``."""
+        return finding.fingerprint in self.known
+
+    @property
+    def new_findings(self) -> tuple[Finding, ...]:
+        """The findings that no baseline holds; all of them where there is no baseline."""
+        return tuple(finding for finding in self.findings if not self.is_known(finding))
 
     def with_findings(self, findings: tuple[Finding, ...]) -> Diagnosis:
         """This diagnosis with other findings (the same ones with fixes)."""

@@ -15,12 +15,16 @@ import pandas as pd
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.gains import trained_roots
+from gradscope.diagnose.once import once
 from gradscope.diagnose.start import NO_LAYERS
 from gradscope.recording.facts import Role
 from gradscope.recording.reader import Recording
 
 STEPS = 20
 """First sampled steps looked at: some batches; data do not change their units later."""
+
+FEATURES = 2
+"""Features below which nothing is gained by looking at each by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,8 @@ class EnteringTensor:
         reader: name of the first layer with weights that reads it.
         mean, std, rms: over all elements, all features together.
         max_abs: largest magnitude.
+        offset: median over the features of |mean| / standard deviation, each by itself; NaN where
+            features were not looked at one by one.
     """
 
     root: str
@@ -42,6 +48,7 @@ class EnteringTensor:
     std: float
     rms: float
     max_abs: float
+    offset: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ class TargetScale:
     rms: float
 
 
+@once
 def entering(recording: Recording) -> tuple[EnteringTensor, ...]:
     """The inputs that reach weights as they are, by root and position."""
     rows = recording.activations
@@ -79,11 +87,26 @@ def entering(recording: Recording) -> tuple[EnteringTensor, ...]:
                     std=math.sqrt(max(float(square - mean**2), 0.0)),
                     rms=math.sqrt(float(square)),
                     max_abs=float(tensor["max_abs"].max()),
+                    offset=_offset(recording, root, int(position)),
                 )
             )
     return tuple(found)
 
 
+def _offset(recording: Recording, root: int, position: int) -> float:
+    """Median of |mean| / std over the features of one input; constant features are left out."""
+    looks = recording.features
+    looks = looks[(looks["kind"] == "input") & (looks["module"] == root)]
+    looks = looks[looks["position"] == position]
+    if not len(looks):
+        return math.nan
+    last = looks.iloc[-1]
+    pairs = zip(last["mean"] or [], last["std"] or [], strict=False)
+    ratios = [abs(mean) / std for mean, std in pairs if mean is not None and std]
+    return float(np.median(ratios)) if len(ratios) >= FEATURES else math.nan
+
+
+@once
 def target_scale(recording: Recording) -> TargetScale | None:
     """The floating target with the largest RMS, None where there is none."""
     losses = recording.losses

@@ -41,6 +41,29 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor that went into the operation of an origin, or came out of it.
+
+    Attributes:
+        role: ``input`` or ``output``.
+        shape: its shape.
+        dtype: its number format, e.g. ``float32``.
+        low, high: least and largest finite element, None where there is none.
+        nans, infs: number of NaN and infinite elements.
+        at: the element that stands where the output is first not finite, as text; "" if not known.
+    """
+
+    role: str
+    shape: tuple[int, ...]
+    dtype: str
+    low: float | None
+    high: float | None
+    nans: int = 0
+    infs: int = 0
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Origin:
     """The first operation whose output is non-finite while its inputs are finite."""
 
@@ -52,11 +75,45 @@ class Origin:
     samples: tuple[int, ...] = ()
     """Indices along axis 0 of the batch that hold the value; empty if not known."""
     reason: str = ""
+    operands: tuple[Operand, ...] = ()
+    rank: int | None = None
+    """The rank on which it was made; None for a training of one process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """The gradient that reaches a layer's output, without a fix and with it.
+
+    Attributes:
+        module: the layer's name, in the order of the forward pass.
+        control, treated: root mean square of the loss gradient at its output on the last step of a
+            trial, NaN where none arrived.
+    """
+
+    module: str
+    control: float
+    treated: float
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What happened when a fix was tried against a control."""
+    """What happened when a fix was tried against a control.
+
+    Both were trained from the same state, on the same batches, over several seeds.
+
+    Attributes:
+        status: ``helped`` (better over all seeds, where the control fails), ``no-effect``,
+            ``hurt`` (worse over all seeds), ``failed`` (the changed training could not be run) or
+            ``not-tried``.
+        reason: why, as a phrase without a full stop; None only for a fix of which nothing is known.
+        seeds, steps: seeds tried, and steps of each training.
+        loss_control, loss_treated: ``measure`` at the end (median over the last fifth of the
+            steps), one number for each seed, infinite where it was no longer finite.
+        measure: ``loss``, or ``error`` (share of wrong answers) where the change gives the loss
+            another scale.
+        curves_control, curves_treated: ``measure`` on each step, one row for each seed.
+        reach: the gradient at each layer, from the first seed.
+    """
 
     status: TrialStatus
     reason: str | None
@@ -64,9 +121,26 @@ class Trial:
     steps: int = 0
     loss_control: tuple[float, ...] = ()
     loss_treated: tuple[float, ...] = ()
+    measure: Literal["loss", "error"] = "loss"
+    curves_control: tuple[tuple[float, ...], ...] = ()
+    curves_treated: tuple[tuple[float, ...], ...] = ()
+    reach: tuple[Reach, ...] = ()
 
 
 NOT_TRIED = Trial("not-tried", "trials were not asked for")
+
+
+@dataclass(frozen=True, slots=True)
+class Mended:
+    """A trial of several fixes together, because fixes interact.
+
+    Attributes:
+        fixes: code of the finding, and title of its fix, of each that took part.
+        trial: what came of it.
+    """
+
+    fixes: tuple[tuple[str, str], ...]
+    trial: Trial
 
 
 @dataclass(frozen=True, slots=True)

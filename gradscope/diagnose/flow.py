@@ -16,6 +16,7 @@ import numpy as np
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.gains import Floats, Layer, layer_sizes, median, quantiles
+from gradscope.diagnose.once import once
 from gradscope.recording.reader import Recording
 
 PARTS = ("weight", "activation", "other")
@@ -72,6 +73,7 @@ VANISHED = 2.0
 "Behind the gate"); 2 is the rounded-up limit of the recommended order there."""
 
 
+@once
 def depth_profile(
     recording: Recording, window: windows.Steps | None = None, root: int | None = None
 ) -> DepthProfile:

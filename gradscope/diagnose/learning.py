@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradscope.diagnose import windows
+from gradscope.diagnose.once import once
 from gradscope.diagnose.wording import count, number, percent
 from gradscope.recording.reader import Recording
 
@@ -48,6 +49,13 @@ DIVERGED = 1.4
 """Largest loss over the trivial or first one; above it .88 of trainings with too high a learning
 rate and .12 of healthy ones (docs/why/signals.md, "peak"). Asked of the end of a run here, not of
 its peak."""
+HALF_WAY = 0.5
+"""Share of the trivial (or first) loss at or below which what is certainly odd does no harm that
+counts: sick is what learns less than half of what its mended twin does (docs/why/signals.md), and
+no twin can remove twice as much as more than half."""
+FEW = 0.1
+"""Share of the trained elements below which what is certainly odd need only not stop the training.
+Ours."""
 FALL_ERRORS = 3.0
 """Standard errors by which a slope must be negative to be called falling."""
 FALL_SHARE = 0.02
@@ -131,12 +139,30 @@ class Learning:
         """Whether a cause may be looked for: the question that stands before every rule."""
         return self.state in ("slow", "weak", "stuck", "diverged")
 
+    def at_ease(self, share: float) -> bool:
+        """Whether it does well with a fault that is certain.
+
+        Args:
+            share: of the trained elements that the fault is about.
+
+        Returns:
+            True where half of the loss is removed, or a fault of few elements lets it learn.
+        """
+        if self.state != "learning":
+            return False
+        if share < FEW:
+            return True
+        if self.basis == "baseline":
+            return self.excess <= HALF_WAY
+        return self.first > 0 and self.last <= HALF_WAY * self.first
+
     @property
     def so_far(self) -> bool:
         """Whether it is too early for more than a note."""
         return self.steps < WARNING_STEPS
 
 
+@once
 def loss_curve(recording: Recording) -> LossCurve:
     """The loss and its excess over the trivial answer, step by step."""
     steps = recording.steps
@@ -149,7 +175,10 @@ def loss_curve(recording: Recording) -> LossCurve:
     if math.isfinite(baseline):
         excess_at = terms["step"].to_numpy(float)
         excess = terms["value"].to_numpy(float) / baseline
-        share = terms["share"].to_numpy(float)
+        # what the loop divides by for its micro-batches is in `share` and not in the steps' loss
+        with np.errstate(divide="ignore", invalid="ignore"):
+            passed = own.set_index("step")["loss"].reindex(terms["step"]).to_numpy(float)
+            share = passed / terms["value"].to_numpy(float)
         share = share[np.isfinite(share)]
         if len(share) and share.min() > 0:
             middle = float(np.median(share))
@@ -163,6 +192,7 @@ def loss_curve(recording: Recording) -> LossCurve:
     )
 
 
+@once
 def gate(recording: Recording) -> Learning:
     """Whether the training is sick, and how sure that can be at this step."""
     curve = loss_curve(recording)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import pandas as pd
 
 from gradscope.diagnose.finding import Confidence
 from gradscope.recording.reader import Recording
@@ -59,6 +62,28 @@ def fault_of(look: Mapping[str, Any]) -> Fault | None:
     elif operation in _BY_ELEMENT:
         return _broadcast(operation, look)
     return None
+
+
+def gained_of_possible(kind: str, looks: pd.DataFrame) -> float:
+    """Share that is removed of what a loss of probabilities in place of scores can lose at all.
+
+    Scores between 0 and 1 leave a cross entropy at ``ln(e + classes - 1) - 1`` at best, and a
+    binary one at ``ln(1 + 1/e)`` for each positive and ``ln 2`` for each negative target. NaN for
+    other faults, and where value or trivial loss is not known.
+    """
+    known = looks[looks["value"].notna() & looks["baseline"].notna()]
+    if not len(known):
+        return math.nan
+    tail = known.iloc[-max(5, len(known) // 20) :]
+    trivial, value = float(tail["baseline"].iloc[-1]), float(tail["value"].mean())
+    if kind == "softmax-twice" and tail["classes"].notna().any():
+        best = math.log(math.e + float(tail["classes"].dropna().iloc[-1]) - 1) - 1
+    elif kind == "sigmoid-twice" and tail["target_mean"].notna().any():
+        positive = float(tail["target_mean"].dropna().iloc[-1])
+        best = positive * math.log1p(math.exp(-1)) + (1 - positive) * math.log(2)
+    else:
+        return math.nan
+    return (trivial - value) / (trivial - best) if trivial > best else math.nan
 
 
 def _not_log_probabilities(made: str, squashed: str | None, value: float) -> Fault | None:

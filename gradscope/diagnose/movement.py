@@ -8,7 +8,6 @@ zero or one and has no size to compare with.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +15,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradscope.diagnose import windows
-from gradscope.recording.facts import SKETCH_SIZE
+from gradscope.diagnose.once import once
+from gradscope.diagnose.traces import PAIRS, WINDOW, directions
 from gradscope.recording.reader import Recording
 
 Floats = npt.NDArray[np.float64]
-
-WINDOW = 10
-"""Steps over which gradients are added up (docs/why/signals.md, "SNR")."""
-PAIRS = 10
-"""Pairs of following steps that an overshoot needs at least. Ours: the sign of a mean of ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +55,7 @@ class Movement:
     parameter: str
 
 
+@once
 def movement(recording: Recording) -> Movement:
     """How the weight matrices that an optimizer holds moved."""
     updates = recording.updates
@@ -73,18 +69,17 @@ def movement(recording: Recording) -> Movement:
     rows = rows[rows["parameter_id"].isin(first.index)]
     distance, farthest, parameter = _distances(recording, rows, first)
     by_step = rows.groupby("step")["ratio"].median()
-    gradients, steps_taken = _sketches(recording, matrices, usable)
-    carried, pairs = _carried(gradients, steps_taken)
+    seen = directions(recording, matrices, usable)
     return Movement(
         steps=len(usable),
         distance=distance,
         farthest=farthest,
         ratio=float(rows["ratio"].median()) if len(rows) else math.nan,
         peak_ratio=float(by_step.max()) if len(by_step) else math.nan,
-        aligned=_aligned(gradients, usable[len(usable) // 2 :]),
-        carried=carried,
-        pairs=pairs,
-        turning=_turning(steps_taken),
+        aligned=seen.aligned,
+        carried=seen.carried,
+        pairs=seen.pairs,
+        turning=seen.turning,
         parameter=parameter,
     )
 
@@ -106,64 +101,7 @@ def _distances(
     )
 
 
-Vectors = dict[int, dict[int, Floats]]
-"""Sketches by parameter and step."""
-
-
-def _sketches(
-    recording: Recording, matrices: Sequence[int], usable: windows.Steps
-) -> tuple[Vectors, Vectors]:
-    """Sketches of gradients and of updates."""
-    frame = recording.sketches
-    values = recording.vectors("sketches", "values").reshape(-1, SKETCH_SIZE).astype(np.float64)
-    keep = (frame["parameter_id"].isin(matrices) & frame["step"].isin(usable)).to_numpy(bool)
-    found: tuple[Vectors, Vectors] = ({}, {})
-    columns = (frame[name].to_numpy()[keep] for name in
-               ("step", "parameter_id", "of_update", "scale"))  # fmt: skip
-    for step, parameter, of_update, scale, vector in zip(*columns, values[keep], strict=True):
-        found[int(of_update)].setdefault(int(parameter), {})[int(step)] = float(scale) * vector
-    return found
-
-
-def _aligned(gradients: Vectors, steps: windows.Steps) -> float:
-    shares = []
-    for own in gradients.values():
-        seen = [own[int(step)] for step in steps if int(step) in own]
-        for start in range(0, len(seen) - WINDOW + 1, WINDOW):
-            window = np.array(seen[start : start + WINDOW])
-            total = float((window**2).sum())
-            if total > 0:
-                shares.append(float((window.sum(axis=0) ** 2).sum()) / (WINDOW * total))
-    return float(np.mean(shares)) if shares else math.nan
-
-
-def _carried(gradients: Vectors, updates: Vectors) -> tuple[float, int]:
-    """Over following steps: what is left of the slope along a step after it was taken."""
-    after: dict[int, float] = {}
-    before: dict[int, float] = {}
-    for parameter, taken in updates.items():
-        own = gradients.get(parameter, {})
-        for step, update in taken.items():
-            if step in own and step + 1 in own:
-                before[step] = before.get(step, 0.0) + float(own[step] @ update)
-                after[step] = after.get(step, 0.0) + float(own[step + 1] @ update)
-    # a step uphill (momentum, noise) has no slope to use up
-    shares = [after[step] / before[step] for step in before if before[step] < 0]
-    return (float(np.median(shares)), len(shares)) if len(shares) >= PAIRS else (math.nan, 0)
-
-
-def _turning(updates: Vectors) -> float:
-    products: dict[int, list[float]] = {}
-    for taken in updates.values():
-        for step, update in taken.items():
-            later = taken.get(step + 1)
-            sizes = 0.0 if later is None else float((update @ update) * (later @ later))
-            if later is not None and sizes > 0:
-                products.setdefault(step, []).append(float(update @ later) / math.sqrt(sizes))
-    means = [float(np.mean(cosines)) for cosines in products.values()]
-    return float(np.mean(means)) if len(means) >= PAIRS else math.nan
-
-
+@once
 def rates(recording: Recording) -> Floats:
     """The learning rate by step, the largest over the groups; empty if unknown on any step."""
     cells = recording.steps["lr"]

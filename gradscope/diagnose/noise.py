@@ -16,6 +16,7 @@ import numpy as np
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.gains import median
+from gradscope.diagnose.once import once
 from gradscope.recording.reader import Recording
 
 WINDOW = 50
@@ -45,6 +46,7 @@ class Noise:
     update: float
 
 
+@once
 def noise(recording: Recording) -> Noise:
     """Signal and noise of the gradients over the last ``WINDOW`` sampled steps."""
     window = windows.last_window(recording, "sketches", WINDOW)

@@ -29,6 +29,16 @@ def harms(cause: Finding, _effect: Finding) -> bool:
     return cause.severity != "note"
 
 
+def came_first(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and was there before the effect."""
+    return harms(cause, effect) and cause.first_step < effect.first_step
+
+
+def wrong_input(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, or it bounds the loss: what a bounded loss looks like is no cause."""
+    return harms(cause, effect) or cause.kind in ("softmax-twice", "sigmoid-twice")
+
+
 def covers_most(cause: Finding, effect: Finding) -> bool:
     """The cause is harmful and about most of the network."""
     share = _value(cause, OUTSIDE)
@@ -129,6 +139,9 @@ class Precedence:
 TABLE: tuple[Precedence, ...] = (
     Precedence("GS201", ("GS102",), from_input,
                "data that already holds a NaN or an Inf did not grow"),
+    Precedence("GS103", ("GS102", "GS201", "GS301", "GS302", "GS303", "GS401", "GS404", "GS504",
+                         "GS505"), ends_it,
+               "one batch, unlike all before it, threw the weights away"),
     Precedence("GS102", ("GS201",), ends_it,
                "the gradient grew until it left the range of numbers: the operation that met it "
                "first is where the growth ended, not where it began"),
@@ -141,7 +154,7 @@ TABLE: tuple[Precedence, ...] = (
                "steps along a sum of old gradients grow and overshoot like those of too high a "
                "learning rate, and leave dead units behind"),
     Precedence("GS503", ("GS101", "GS102", "GS104", "GS106", "GS301", "GS302", "GS303", "GS401",
-                         "GS402", "GS404", "GS505"), harms,
+                         "GS402", "GS404", "GS505"), wrong_input,
                "what a loss asks for that gets the wrong input says nothing about the layers"),
     Precedence("GS201", ("GS101", "GS104", "GS301", "GS505"), harms,
                "behind a NaN nothing can be learned, and every comparison with it is false"),
@@ -217,6 +230,8 @@ TABLE: tuple[Precedence, ...] = (
                "weights thrown far away kill units, flatten activations and keep the loss up"),
     Precedence("GS301", ("GS104",), exact_zero,
                "no gradient passes a layer of dead units: before it, it is exactly zero"),
+    Precedence("GS101", ("GS301",), came_first,
+               "weights that were too small from the start let units die one after the other"),
     Precedence("GS301", ("GS101", "GS505"), harms,
                "a dead layer passes neither signal nor gradient"),
     Precedence("GS101", ("GS202",), on_the_way,

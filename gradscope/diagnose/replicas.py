@@ -62,13 +62,8 @@ def same_model(ranks: Mapping[int, Recording]) -> bool:
 
 def sharded(recording: Recording) -> frozenset[str]:
     """Names of parameters of which this rank holds a part only (DTensor, as FSDP2 makes them)."""
-    held = recording.updates.groupby("parameter_id")["count"].max()
     whole = recording.parameters
-    return frozenset(
-        str(whole.at[p, "name"])
-        for p, seen in held.items()
-        if p in whole.index and seen != whole.at[p, "count"]
-    )
+    return frozenset(str(name) for name in whole["name"][whole["shard"].notna()])
 
 
 def common_steps(ranks: Mapping[int, Recording]) -> frozenset[int]:

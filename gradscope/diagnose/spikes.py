@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.growth import total_norm
-from gradscope.diagnose.learning import LossCurve, loss_curve
+from gradscope.diagnose.learning import EXCESS, LossCurve, loss_curve
 from gradscope.recording.reader import Recording
 
 Floats = npt.NDArray[np.float64]
@@ -29,6 +29,10 @@ SURE = 0.01
 number of steps that are scored (Bonferroni), so that a long run has no more of them."""
 LEAST_SCATTER = math.log(1.1)
 """Scatter of the log norm that is assumed at least: a full batch has none at all. Ours."""
+ONSET = 10.0
+"""Loss of a single batch over the largest of the 20 before, from which the batch is what changed.
+Ours: the same factor as for the gradient (docs/why/terms_spikes_spread.md, "Batches that end a
+run")."""
 BEFORE = 20
 """Losses before a spike that those after it are compared with."""
 AFTER = 5
@@ -54,6 +58,9 @@ class Spike:
         recovered: steps until the median of 5 losses was below ``ceiling`` again; None: not within
             the steps looked at.
         looked: steps with a loss after the spike.
+        jump: loss of the step itself over the largest of those before; NaN where unknown.
+        level: median of those before over the trivial loss; NaN where unknown.
+        ended: steps from it to the first non-finite value; None: there is none.
     """
 
     step: int
@@ -68,6 +75,19 @@ class Spike:
     after: float
     recovered: int | None
     looked: int
+    jump: float
+    level: float
+    ended: int | None
+
+    @property
+    def broke(self) -> bool:
+        """Whether the run ended in NaN or Inf for it.
+
+        The step's own batch then had a loss far above all before it, in a training that had
+        learned until then: weights that run away are no better than a constant answer before.
+        """
+        near = self.ended is not None and self.ended <= AFTER
+        return near and self.jump > ONSET and self.level <= EXCESS
 
     @property
     def harmed(self) -> bool:
@@ -108,6 +128,7 @@ def spikes(recording: Recording, factor: float) -> tuple[int, tuple[Spike, ...]]
                 Spike(
                     step, math.exp(rise), rise / scatter, limit, by_norm, _clipped(recording, step),
                     _lr_jump(recording, step), *_losses(curve, step, end),
+                    *_jump(curve, step), None if end is None else end - step,
                 )
             )  # fmt: skip
     return scored, tuple(found)
@@ -137,6 +158,14 @@ def _losses(
     back = np.flatnonzero(medians <= ceiling)
     recovered = int(back[0]) + AFTER if len(back) else None
     return float(np.median(before)), ceiling, float(medians[0]), recovered, len(after)
+
+
+def _jump(curve: LossCurve, step: int) -> tuple[float, float]:
+    """``jump`` and ``level`` of ``Spike``."""
+    before, own = curve.loss[curve.steps < step][-BEFORE:], curve.loss[curve.steps == step]
+    if len(before) < AFTER or not len(own) or not before.max() > 0:
+        return math.nan, math.nan
+    return float(own[0] / before.max()), float(np.median(before)) / curve.baseline_as_loss
 
 
 def _clipped(recording: Recording, step: int) -> bool:

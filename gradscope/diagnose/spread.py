@@ -15,6 +15,7 @@ import pandas as pd
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.gains import median, trained_roots
+from gradscope.diagnose.once import once
 from gradscope.recording.facts import Role
 from gradscope.recording.reader import Recording
 
@@ -37,6 +38,7 @@ class Stage:
     first_spread: float
 
 
+@once
 def stages(recording: Recording) -> tuple[Stage, ...]:
     """What each layer with weights reads, in call order, in the trained root with most of them.
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from gradscope.diagnose import windows
@@ -56,15 +57,21 @@ def movements(recording: Recording) -> tuple[Movement, ...]:
     rows = _usable(recording)
     parameters = recording.parameters
     groups = {int(key): part for key, part in rows.groupby("parameter_id")}
+    steps = recording.steps.sort_values("step")
+    at = steps["step"].to_numpy(np.int64)
+    rates: dict[int, npt.NDArray[np.float64]] = {}
     found = []
     for identity, row in parameters.iterrows():
         part = groups.get(int(identity))
         if part is None or int(row["optimizer"]) < 0 or not row["requires_grad"]:
             continue
-        rate = part["lr"].map(lambda cell, group=int(row["group"]): _rate(cell, group))
-        part = part[(rate > 0).to_numpy()]
+        group = int(row["group"])
+        if group not in rates:
+            rates[group] = np.array([_rate(cell, group) for cell in steps["lr"]], np.float64)
+        rate = rates[group][np.searchsorted(at, part["step"].to_numpy())]
+        part, rate = part[rate > 0], rate[rate > 0]
         if len(part):
-            found.append(_movement(row, part, float(rate[rate > 0].median())))
+            found.append(_movement(row, part, float(np.median(rate))))
     return tuple(found)
 
 
@@ -73,8 +80,7 @@ def _usable(recording: Recording) -> pd.DataFrame:
     steps = windows.before_trouble(recording, windows.sampled_steps(recording, "updates"))
     rows = updates[updates["step"].isin(steps) & (updates["gradient_sq"] > 0)]
     skipped = recording.steps["skipped"].fillna(False).to_numpy(bool)
-    taken = recording.steps.loc[~skipped, ["step", "lr"]]
-    rows = rows.merge(taken, on="step")
+    rows = rows[rows["step"].isin(recording.steps["step"].to_numpy()[~skipped])]
     zeros = recording.gradients[["step", "parameter_id", "zeros", "looked_at"]]
     return rows.merge(zeros, "left", on=["step", "parameter_id"], suffixes=("", "_gradient"))
 

@@ -10,6 +10,7 @@ import pandas as pd
 from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Location
 from gradscope.diagnose.locate import place
+from gradscope.diagnose.once import once
 from gradscope.recording.facts import State
 from gradscope.recording.reader import Recording
 
@@ -64,6 +65,7 @@ class ParameterState:
         return self.optimizer >= 0
 
 
+@once
 def parameter_states(recording: Recording) -> tuple[ParameterState, ...]:
     """The state of each parameter, in the order of ``named_parameters()`` of each root."""
     gradients = recording.gradients

@@ -10,6 +10,7 @@ import pandas as pd
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.formats import FLOOR, HALF, bits_left, output_formats
+from gradscope.diagnose.once import once
 from gradscope.recording.facts import Role, State
 from gradscope.recording.reader import Recording
 
@@ -86,6 +87,7 @@ def scaler(recording: Recording) -> Scaler:
     )
 
 
+@once
 def readings(recording: Recording) -> list[Reading]:
     """Gradients in 16-bit formats, from the input to the loss; ``.grad`` before the outputs."""
     return [*_of_parameters(recording), *_of_outputs(recording)]

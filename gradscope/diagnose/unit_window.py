@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradscope.diagnose import windows
+from gradscope.diagnose.once import once
+from gradscope.diagnose.wording import code
 from gradscope.recording.facts import Activation, Role
 from gradscope.recording.reader import Recording
 
@@ -23,6 +25,13 @@ CAN_DIE = frozenset(
 )
 """Activations that are flat on one whole side. A sigmoid or tanh saturates (GS302), a leaky ReLU is
 never flat, and the flat side of a softplus still passes a value."""
+
+FUNCTIONS = frozenset({
+    "relu", "relu_", "relu6", "threshold", "threshold_", "clamp", "clamp_", "clamp_min", "gelu",
+    "silu", "mish", "hardswish", "elu", "elu_", "selu", "selu_", "celu", "celu_", "hardtanh",
+    "hardtanh_",
+})  # fmt: skip
+"""The same as functions of torch and torch.nn.functional."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class UnitWindow:
         return self.dead > 0 and 2 * self.dead_from_start > self.dead
 
 
+@once
 def unit_windows(recording: Recording, positions: int = 1_000) -> tuple[UnitWindow, ...]:
     """Unit states of each activation that can die, in call order.
 
@@ -88,6 +98,21 @@ def unit_windows(recording: Recording, positions: int = 1_000) -> tuple[UnitWind
         )
     order = recording.modules["order"]
     return tuple(sorted(found, key=lambda w: _position(order.get(w.module_id, pd.NA))))
+
+
+def functional_activations(recording: Recording) -> str:
+    """The first activation that can die and that code calls as a function; "" where none is.
+
+    The examined steps tell of them. Their units are looked at where a module reads the result as it
+    is, and nowhere else: a dropout or a reshape in between hides them.
+    """
+    examined = recording.examined
+    calls = examined[(examined["kind"] == "activation") & examined["operation"].isin(FUNCTIONS)]
+    if not len(calls):
+        return ""
+    row = calls.iloc[0]
+    module = recording.module_names.get(int(row["module"]), "") if pd.notna(row["module"]) else ""
+    return code(str(row["operation"])) + (f" in {code(module)}" if module else "")
 
 
 def _window(

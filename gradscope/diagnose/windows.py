@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from gradscope.diagnose.once import once
 from gradscope.recording.reader import Recording
 
 Steps = npt.NDArray[np.int64]
@@ -24,6 +25,7 @@ row than this at the end of a run are a fault. GradScaler starts at 2**16 and ha
 so that 17 skips bring it to 1."""
 
 
+@once
 def sampled_steps(recording: Recording, table: str) -> Steps:
     """The different steps on which ``table`` (a row table) was recorded, ascending."""
     return np.unique(getattr(recording, table)["step"].to_numpy(np.int64))
@@ -40,6 +42,7 @@ def last_step(recording: Recording) -> int:
     return int(recording.steps["step"].max()) if len(recording.steps) else 0
 
 
+@once
 def skipped_steps(recording: Recording) -> frozenset[int]:
     """Steps that a loss scaler skipped and from which the run recovered.
 
@@ -54,6 +57,7 @@ def skipped_steps(recording: Recording) -> frozenset[int]:
     return frozenset(int(step) for step in steps["step"].to_numpy()[skipped])
 
 
+@once
 def first_nonfinite(recording: Recording) -> int | None:
     """The first step with a NaN or an Inf that no loss scaler absorbed, or None."""
     found: list[int] = []
@@ -91,6 +95,7 @@ def last_window(recording: Recording, table: str, size: int = LAST) -> Steps:
     return before_trouble(recording, sampled_steps(recording, table))[-size:]
 
 
+@once
 def warm_up(recording: Recording) -> int:
     """Steps over which the learning rate rises at the start of the run; 0 without a warm-up.
 

@@ -11,23 +11,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gradscope.observe import private
+from gradscope.observe.finite import Batch, bad_samples, state_of
 from gradscope.observe.frames import Site, Whereabouts, whereabouts
+from gradscope.observe.operands import Operand, described
 from gradscope.observe.operations import aten_operation, node_operation
+from gradscope.observe.private_modules import DispatchMode, tree_leaves
 
 Phase = Literal["forward", "backward", "input", "parameter"]
 
-SAMPLES = 32
-"""Samples of a batch that are listed."""
 _UNINITIALISED = frozenset({
     "empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided",
     "empty_quantized", "resize", "set", "efficientzerotensor",
@@ -40,6 +39,11 @@ _MASKED = frozenset({
     "scaled_dot_product_flash_attention", "scaled_dot_product_efficient_attention",
 })  # fmt: skip
 """Operations that masks of -inf are made for."""
+
+
+_COLLECTIVE = frozenset({"c10d", "c10d_functional", "_c10d_functional"})
+_DESCRIBED = 200
+"""Births whose values are described; many are harmless, and each costs some reads."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,8 @@ class Origin:
         parameter: the parameter that holds it, or None.
         node: sequence number of the autograd node, -1: not known; the observer can map it to a
             module where ``module`` is None.
+        operands: values and shapes of what went in and came out, see ``operands``.
+        outside: it is known that no module ran: the loss code.
     """
 
     operation: str | None
@@ -68,6 +74,17 @@ class Origin:
     reason: str
     parameter: Tensor | None = None
     node: int = -1
+    operands: tuple[Operand, ...] = ()
+    outside: bool = False
+
+    @classmethod
+    def unknown(cls, reason: str) -> Origin:
+        """Nothing was found, and why."""
+        return cls(None, None, None, None, (), reason)
+
+    def because(self, further: str) -> Origin:
+        """This origin with a further reason."""
+        return replace(self, reason=f"{self.reason}; {further}") if further else self
 
 
 @dataclass(frozen=True)
@@ -88,34 +105,11 @@ class Source:
     constant: bool = False
 
 
-def state_of(value: Any) -> int:
-    """0: finite or no number, 1: holds an Inf and no NaN, 2: holds a NaN."""
-    if isinstance(value, (float, complex)):
-        number = abs(value)
-        return 2 if math.isnan(number) else int(math.isinf(number))
-    if not isinstance(value, Tensor) or value.is_meta:
-        return 0
-    if not (value.is_floating_point() or value.is_complex()):
-        return 0
-    dense = value._values() if value.is_sparse else value
-    if dense.layout is not torch.strided or not dense.numel():
-        return 0
-    if bool(torch.isfinite(dense).all()):
-        return 0
-    return 2 if bool(torch.isnan(dense).any()) else 1
+class CollectiveError(RuntimeError):
+    """The forward asks the other ranks for something."""
 
 
-def bad_samples(tensor: Tensor, batch: int | None, *, nan_only: bool = False) -> tuple[int, ...]:
-    """Indices along axis 0 that hold a NaN or Inf, where axis 0 is the batch; at most SAMPLES."""
-    if batch is None or tensor.dim() == 0 or tensor.shape[0] != batch or not tensor.numel():
-        return ()
-    values = tensor.detach()
-    bad = torch.isnan(values) if nan_only else ~torch.isfinite(values)
-    rows = bad.reshape(batch, -1).any(1).nonzero()[:SAMPLES, 0]
-    return tuple(int(row) for row in rows)
-
-
-class BirthWatch(TorchDispatchMode):
+class BirthWatch(DispatchMode):
     """Traces non-finite values through everything that runs under it, forward and backward.
 
     Each floating output costs one read and one synchronisation: it is for a replay.
@@ -125,21 +119,30 @@ class BirthWatch(TorchDispatchMode):
     """
 
     def __init__(
-        self, *, batch: int | None = None, fallback: Site | None = None, boundary: str | None = None
+        self,
+        *,
+        batch: Batch | int | None = None,
+        fallback: Site | None = None,
+        boundary: str | None = None,
+        alone: bool = False,
     ) -> None:
         """Make one.
 
         Args:
-            batch: length of axis 0 of a batch, to tell samples; None: not known.
+            batch: how samples lie in a batch, or its length; None: not known.
             fallback: line to report for operations of torch's own modules that no line of the
                 user's stands above.
             boundary: file of gradscope that runs the user's code: frames beyond it do not count.
+            alone: only this process runs it again: a collective would wait for the others for
+                ever, and raises ``CollectiveError`` instead.
         """
         super().__init__()
         self.failure: str | None = None
         self._batch = batch
         self._fallback = fallback
         self._boundary = boundary
+        self._alone = alone
+        self._described = 0
         self._sources: dict[int, Source] = {}
         self._blank: set[int] = set()
         """Memory that nothing has been written to yet: what it holds means nothing."""
@@ -210,6 +213,8 @@ class BirthWatch(TorchDispatchMode):
     ) -> Any:
         """Run the operation; compare its inputs and outputs."""
         kwargs = kwargs or {}
+        if self._alone and func.namespace in _COLLECTIVE:
+            raise CollectiveError(func._schema.name)
         # what an in-place operation is given has to be looked at before it is gone
         inputs = self._inputs(args, kwargs) if func._schema.is_mutable else None
         result = func(*args, **kwargs)
@@ -244,11 +249,18 @@ class BirthWatch(TorchDispatchMode):
             if state and inputs is None:
                 inputs = self._inputs(args, kwargs)
             if state and inputs is not None:
-                self._set(output, self._judge(operation, inputs, state, output, node))
+                source = self._judge(operation, inputs, state, output, node, args)
+                self._set(output, source)
             self._blank.discard(_memory(output))
 
     def _judge(
-        self, operation: str, inputs: list[_Given], state: int, output: Tensor, node: Any
+        self,
+        operation: str,
+        inputs: list[_Given],
+        state: int,
+        output: Tensor,
+        node: Any,
+        args: tuple[Any, ...],
     ) -> Source:
         made_nan = state == 2 and all(given.state < 2 for given in inputs)
         for given in inputs:
@@ -267,7 +279,7 @@ class BirthWatch(TorchDispatchMode):
         if sources and not made_nan:
             return sources[0]
         constant = bool(inputs) and not made_nan
-        origin = self._birth(operation, output, state, node, constant, bool(inputs))
+        origin = self._birth(operation, output, state, node, constant, bool(inputs), args)
         # a NaN that the program writes is what went wrong; an infinity may be a mask
         return Source(origin, len(self._sources), constant=constant and state == 1)
 
@@ -285,7 +297,14 @@ class BirthWatch(TorchDispatchMode):
         return None if given.tensor is None else self._source(given.tensor)
 
     def _birth(
-        self, operation: str, output: Tensor, state: int, node: Any, constant: bool, of_inf: bool
+        self,
+        operation: str,
+        output: Tensor,
+        state: int,
+        node: Any,
+        constant: bool,
+        of_inf: bool,
+        args: tuple[Any, ...],
     ) -> Origin:
         kind = "NaN" if state == 2 else "Inf"
         here = whereabouts(boundary=self._boundary)
@@ -315,7 +334,22 @@ class BirthWatch(TorchDispatchMode):
             bad_samples(output, self._batch, nan_only=of_inf and state == 2),
             how,
             node=number,
+            operands=self._operands(operation, phase, node, args, output),
+            outside=module is None and (phase == "forward" or number in self._made),
         )
+
+    def _operands(
+        self, operation: str, phase: Phase, node: Any, args: tuple[Any, ...], output: Tensor
+    ) -> tuple[Operand, ...]:
+        self._described += 1
+        if self._described > _DESCRIBED:
+            return ()
+        inputs = [t for t in tree_leaves(args) if t is not output]
+        if phase == "backward":
+            # what the forward operation read and made tells more than the gradients do
+            saved = [private.saved(node, name) for name in ("self", "result", "other")]
+            inputs = [t for t in saved if isinstance(t, Tensor)] or inputs
+        return tuple(described(inputs, output))
 
     # ------------------------------------------------------------------ helpers
 

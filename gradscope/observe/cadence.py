@@ -14,6 +14,10 @@ BURST_SHARE = 50
 """A burst may take at most one step in this many."""
 _INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 _SMOOTHING = 0.1
+MODULES_OF_RANKS = 5
+"""With several ranks modules are looked at on every fifth of the steps on which parameters are."""
+_BY_NUMBER = ((100, 5), (1_000, 10), (10_000, 20), (float("inf"), 50))
+"""With several ranks: up to which step parameters are looked at on every how manyeth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +33,21 @@ class Cadence:
 
     With ``every=k`` it depends on the step's number alone: parameters every k-th step, modules
     every 10·k-th (``activations_every`` overrides). With a budget the interval follows the cost
-    measured so far, so that gradscope's share of the time stays below it.
+    measured so far, so that gradscope's share of the time stays below it. With several ranks it
+    depends on the number alone again, by a table of intervals that grow: what ranks have looked at
+    on different steps could not be put together.
     """
 
     def __init__(
-        self, every: int | None, activations_every: int | None, budget: float | None, first: int
+        self,
+        every: int | None,
+        activations_every: int | None,
+        budget: float | None,
+        first: int,
+        *,
+        ranks: int = 1,
     ) -> None:
+        self._ranks = ranks
         self._every = every
         self._modules_every = activations_every
         self._budget = budget if every is None else None
@@ -58,6 +71,11 @@ class Cadence:
         if self._budget is None:
             modules = self._modules_every or 1
             return Plan(True, number % modules == 0)
+        if self._ranks > 1:
+            interval = next(k for until, k in _BY_NUMBER if number < until)
+            modules = self._modules_every or interval * MODULES_OF_RANKS
+            full = number < FULL_STEPS
+            return Plan(full or number % interval == 0, full or number % modules == 0)
         if number < FULL_STEPS:
             self._next_parameters = self._next_modules = step + 1
             return Plan(True, True)

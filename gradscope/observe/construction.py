@@ -6,6 +6,7 @@ import copy
 import functools
 import sys
 import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Literal
 
@@ -17,7 +18,15 @@ from gradscope.observe.frames import Site, owner
 from gradscope.observe.source_code import source_record, source_text
 from gradscope.observe.source_search import source_search
 
-__all__ = ["ConstructionTrace", "Place", "built_at", "locate", "source_record", "source_text"]
+__all__ = [
+    "ConstructionTrace",
+    "Place",
+    "built_at",
+    "living_modules",
+    "locate",
+    "source_record",
+    "source_text",
+]
 
 Place = tuple[str, int, Literal["construction", "source"]]
 """File as shown to the user, line, and how it was found."""
@@ -34,7 +43,13 @@ class ConstructionTrace:
     replaced inside and put back exactly.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_optimizer: Callable[[Optimizer], None] | None = None) -> None:
+        """Make one.
+
+        Args:
+            on_optimizer: told of each optimizer when it has its parameters; must not raise.
+        """
+        self._on_optimizer = on_optimizer
         self._active = False
         self._replaced: list[tuple[type, str, Any, Any]] = []
 
@@ -68,9 +83,17 @@ class ConstructionTrace:
                 site = _user_line(frame) if is_build(frame) else None
                 if site is not None:
                     _remember(thing, site)
+                if self._on_optimizer is not None and isinstance(thing, Optimizer):
+                    self._on_optimizer(thing)
             return result
 
         return wrapper
+
+
+def living_modules() -> list[nn.Module]:
+    """Every module that was seen while it was built and still lives, in order of building."""
+    things = [reference() for reference, _ in list(_built.values())]
+    return [thing for thing in things if isinstance(thing, nn.Module)]
 
 
 def built_at(

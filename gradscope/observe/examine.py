@@ -19,6 +19,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from gradscope.observe import private
+from gradscope.observe.compiled import calls_compiled
 from gradscope.observe.cuts import (
     COMPARING,
     cut_operation,
@@ -30,6 +31,7 @@ from gradscope.observe.cuts import (
 from gradscope.observe.frames import Site, caller, in_custom_function, whereabouts
 from gradscope.observe.graph import leaves_behind
 from gradscope.observe.operations import ACTIVATIONS
+from gradscope.observe.tables import shape_of
 from gradscope.observe.unreached import Kind, Seen, Unreached, why_unreached
 from gradscope.recording.facts import Activation
 
@@ -71,8 +73,8 @@ class Examination(TorchFunctionMode):
     """Records what ``facts.EXAMINED`` holds, as long as it is active.
 
     Use it as a context manager, or with ``start`` and ``stop`` from hooks: both may be called any
-    number of times, in the thread that trains. While torch.compile is in use it stays inactive,
-    because compiled code is specialised on the modes around it.
+    number of times, in the thread that trains. Around a model that calls code of torch.compile it
+    stays inactive, because compiled code is specialised on the modes around it.
 
     Attributes:
         active: whether calls are being recorded.
@@ -114,7 +116,9 @@ class Examination(TorchFunctionMode):
                 modules take in eval mode, whose last digits differ: with such a one below a root
                 the examination stays inactive.
         """
-        if self._entered or self.failure or private.is_compiling() or private.compile_in_use():
+        if self._entered or self.failure or private.is_compiling():
+            return
+        if private.compile_in_use() and (not roots or any(map(calls_compiled, roots))):
             return
         if private.functorch_level_active() or any(map(_takes_fast_path, roots)):
             return
@@ -176,6 +180,8 @@ class Examination(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Hand the call on; look at it before and after."""
+        if torch.compiler.is_compiling():  # becomes part of the compiled code: nothing
+            return func(*args, **(kwargs or {}))
         kwargs = kwargs or {}
         if not self.active or self._ours():
             return func(*args, **kwargs)
@@ -269,7 +275,7 @@ class Examination(TorchFunctionMode):
         for role, position in (("input", 0), ("target", 1)):
             tensor = args[position] if len(args) > position else kwargs.get(role)
             if isinstance(tensor, Tensor):
-                entry.detail[f"{role}_shape"] = list(tensor.shape)
+                entry.detail[f"{role}_shape"] = shape_of(tensor)
                 entry.detail[f"{role}_dtype"] = str(tensor.dtype).removeprefix("torch.")
         made = args[0].grad_fn if args and isinstance(args[0], Tensor) else None
         entry.detail["input_operation"] = None if made is None else made.name()

@@ -23,7 +23,7 @@ _TORCH = str(Path(torch.__file__).parent) + "/"
 _GRADSCOPE = str(Path(__file__).resolve().parents[1]) + "/"
 _OBSERVE = _GRADSCOPE + "observe/"
 _STANDARD = tuple({sysconfig.get_paths()[name] + "/" for name in ("stdlib", "platstdlib")})
-_CALL = nn.Module._call_impl.__code__
+_CALL = nn.Module.__call__.__code__
 _APPLY = Function.apply.__func__.__code__  # type: ignore[attr-defined]
 _APPLY_BACKWARD = BackwardCFunction.apply.__code__
 _STEP = private.step_code()
@@ -108,6 +108,16 @@ def calls_running(depth: int = 1) -> Iterator[nn.Module]:
         if frame.f_code is _CALL:
             yield frame.f_locals["self"]
         frame = frame.f_back
+
+
+def keywords_of(module: nn.Module, depth: int = 1) -> dict[str, Any]:
+    """Keyword arguments of the innermost call of ``module`` that runs in this thread."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None:
+        if frame.f_code is _CALL and frame.f_locals.get("self") is module:
+            return dict(frame.f_locals.get("kwargs") or {})
+        frame = frame.f_back
+    return {}
 
 
 def steps_running(optimizer: Any, depth: int = 1) -> int:

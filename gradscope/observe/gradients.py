@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,17 +21,30 @@ Rows = npt.NDArray[np.void]
 
 @torch.no_grad()
 def gradient_rows(
-    step: int, parameters: Sequence[tuple[int, Tensor]], scale: Any, *, count: bool
+    step: int,
+    parameters: Sequence[tuple[int, Tensor]],
+    scale: Any,
+    *,
+    count: bool,
+    given: Mapping[int, Tensor] | None = None,
 ) -> Rows:
-    """One row for each parameter that requires grad.
+    """One row for each parameter that requires grad, but for gradients that cannot be read.
 
     Args:
         step: the step.
         parameters: id and parameter.
         scale: what a fused optimizer under a loss scaler will divide by, or None.
         count: also count NaN and Inf elements (reads every gradient again).
+        given: gradients by id that are used in place of ``.grad``.
     """
-    live = [(identity, p) for identity, p in parameters if p.requires_grad]
+    live: list[tuple[int, Tensor | None]] = []
+    for identity, parameter in parameters:
+        if not parameter.requires_grad:
+            continue
+        gradient = given.get(identity, parameter.grad) if given else parameter.grad
+        dense = None if gradient is None else plain(gradient)
+        if gradient is None or (dense is not None and not dense.is_meta):
+            live.append((identity, dense))
     rows = np.zeros(len(live), GRADIENTS.dtype)
     rows["step"] = step
     rows["parameter"] = [identity for identity, _ in live]
@@ -39,9 +52,8 @@ def gradient_rows(
     rows["looked_at"] = rows["zeros"] = rows["nans"] = rows["infs"] = -1
     rows["sum"] = rows["sum_sq"] = rows["max_abs"] = np.nan
     by_device: dict[torch.device, list[tuple[int, Tensor]]] = defaultdict(list)
-    for index, (_, parameter) in enumerate(live):
-        dense = None if parameter.grad is None else plain(parameter.grad)
-        if dense is not None and not dense.is_meta:
+    for index, (_, dense) in enumerate(live):
+        if dense is not None:
             by_device[dense.device].append((index, dense))
     for found in by_device.values():
         indices = np.array([index for index, _ in found])

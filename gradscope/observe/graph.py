@@ -7,7 +7,7 @@ wrapper of a node is made anew; leaves by ``id`` of the tensor, which the model 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -19,7 +19,7 @@ from gradscope.observe.operations import NO_GRADIENT, ZERO_GRADIENT, node_operat
 from gradscope.observe.private import node_sequence_nr
 from gradscope.observe.walk import Walk
 
-__all__ = ["GraphView", "LossFacts", "leaves_behind", "loss_facts", "reachable"]
+__all__ = ["GraphView", "LossFacts", "leaves_behind", "loss_facts", "reachable", "reaches"]
 
 _LEAF, _PLAIN, _ZERO, _OPAQUE = range(4)
 _GENERIC = frozenset({"CppFunction", "Node"})
@@ -55,8 +55,13 @@ class GraphView:
         return not self.hidden_by
 
     def reaches(self, leaf: Tensor) -> bool | None:
-        """Whether the loss depends on a leaf tensor; None where a hidden part may reach it."""
-        return True if id(leaf) in self.leaves else (None if self.hidden_by else False)
+        """Whether the loss depends on a leaf tensor; None where a hidden part may reach it.
+
+        The graph of a sharded parameter ends at the gathered one, which is another tensor.
+        """
+        if id(leaf) in self.leaves:
+            return True
+        return None if self.hidden_by or hasattr(leaf, "device_mesh") else False
 
     def consumers(self, tensor: Tensor) -> int:
         """Edges of this graph that read a tensor.
@@ -103,6 +108,35 @@ def reachable(loss: Tensor | Sequence[Tensor]) -> GraphView:
         _edges=counts.edges,
         _ambiguous=frozenset(counts.ambiguous),
     )
+
+
+def reaches(
+    loss: Tensor | Sequence[Tensor], wanted: Callable[[Tensor], bool], limit: int = 20_000
+) -> bool | None:
+    """Whether a loss depends on one of the ``wanted`` leaves; ends at the first that is met.
+
+    Args:
+        loss: the tensor or tensors that backward starts from.
+        wanted: says so of a leaf.
+        limit: nodes after which the walk stops.
+
+    Returns:
+        None where none was met, but a part of the graph is hidden (see ``GraphView``) or was not
+        walked.
+    """
+    tensors = [loss] if isinstance(loss, Tensor) else list(loss)
+    if any(t.grad_fn is None and t.requires_grad and wanted(t) for t in tensors):
+        return True
+    walk = Walk(dict.fromkeys(t.grad_fn for t in tensors if t.grad_fn is not None), limit)
+    hidden = False
+    for node, edges in walk:
+        for child, _ in edges:
+            # a leaf has no number and would come last in the walk
+            leaf = child is not None and type(child).__name__ == "AccumulateGrad"
+            if leaf and wanted(child.variable):  # type: ignore[union-attr]
+                return True
+        hidden = hidden or _kind_of(node) == _OPAQUE
+    return None if hidden or walk.truncated else False
 
 
 def leaves_behind(start: Tensor | Node, limit: int = 100_000) -> tuple[frozenset[int], int]:

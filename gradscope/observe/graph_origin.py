@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from gradscope.observe.births import Origin, bad_samples, state_of
+from gradscope.observe.births import Origin
+from gradscope.observe.finite import Batch, bad_samples, state_of
+from gradscope.observe.operands import described
 from gradscope.observe.operations import node_operation
 from gradscope.observe.private import node_sequence_nr, saved
 from gradscope.observe.walk import Walk
@@ -21,6 +23,8 @@ ELEMENTS_LIMIT = 50_000_000
 """Elements up to which an operation is computed again to see its output."""
 _RESULTS = ("result", "result0", "output", "out")
 _INDEX_LIKE = frozenset({"condition", "mask", "index", "indices", "target", "other_mask"})
+_LINEAR = frozenset({"add", "sub", "rsub", "mul", "where", "cat", "stack", "lerp", "addcmul"})
+"""Operations that make no NaN of finite numbers."""
 _RANDOM = ("dropout", "rand", "normal", "bernoulli", "rrelu", "multinomial", "exponential")
 
 
@@ -39,7 +43,12 @@ class _Step:
 
 
 @torch.no_grad()
-def origin_in_graph(loss: Tensor | Sequence[Tensor], *, batch: int | None = None) -> Origin | None:
+def origin_in_graph(
+    loss: Tensor | Sequence[Tensor],
+    *,
+    batch: Batch | int | None = None,
+    inside: Collection[int] = (),
+) -> Origin | None:
     """First operation behind a non-finite loss whose output is not finite though its inputs are.
 
     Call it at the entry of backward. It reads saved tensors and computes cheap operations again
@@ -47,7 +56,9 @@ def origin_in_graph(loss: Tensor | Sequence[Tensor], *, batch: int | None = None
 
     Args:
         loss: the tensor or tensors that backward starts from.
-        batch: length of axis 0 of a batch, to tell samples.
+        batch: how samples lie in a batch, or their number.
+        inside: numbers of the nodes that made the roots' outputs; what comes after them is loss
+            code.
 
     Returns:
         The origin, with the node's number, without a line; one without an operation where the
@@ -63,7 +74,19 @@ def origin_in_graph(loss: Tensor | Sequence[Tensor], *, batch: int | None = None
     steps = _read(roots)
     for root in roots:
         steps[root].output_bad = True
-    births = list(_births(roots, steps))
+    for node in sorted(steps, key=node_sequence_nr):
+        step = steps[node]
+        if step.output_bad is None and any(
+            steps[child].output_bad for child in step.children if child in steps
+        ):
+            # nothing was saved that tells; what is bad stays bad as a rule
+            step.output_bad = True
+    births, data = [], None
+    for step in _reached(roots, steps):
+        if _of_constant(step):
+            data = data or step
+        elif _is_birth(step, steps):
+            births.append(step)
     if births:
         # made earliest: what was made later may follow from it
         first = min(births, key=lambda step: node_sequence_nr(step.node))
@@ -74,7 +97,14 @@ def origin_in_graph(loss: Tensor | Sequence[Tensor], *, batch: int | None = None
         doubt = "" if known else "; some of its inputs were not saved"
         reason = f"the output of {operation} is {kind} and what it was given is finite{doubt}"
         number = node_sequence_nr(first.node)
-        return Origin(operation, "forward", None, None, rows, reason, node=number)
+        outside = bool(inside) and first.node in _outside(roots, inside)
+        seen = () if first.result is None else tuple(described(_given(first), first.result))
+        return Origin(
+            operation, "forward", None, None, rows, reason,
+            node=number, operands=seen, outside=outside,
+        )  # fmt: skip
+    if data is not None:
+        return _given_bad(data, batch)
     return Origin(None, None, None, None, (), "the graph saved too little to tell")
 
 
@@ -167,23 +197,74 @@ def _computed(name: str, schema: Any, values: list[Any]) -> Tensor | None:
     return result if isinstance(result, Tensor) else None
 
 
-def _births(roots: list[Node], steps: dict[Node, _Step]) -> Iterator[_Step]:
-    """Births that the roots go back to by ways on which nothing is known to be finite."""
+def _reached(roots: list[Node], steps: dict[Node, _Step]) -> Iterator[_Step]:
+    """Steps that the roots go back to by ways on which nothing is known to be finite."""
     stack, seen = list(roots), set(roots)
     while stack:
         step = steps[stack.pop()]
-        parents = [
-            child
-            for child in step.children
-            if child in steps and child is not None and steps[child].output_bad is not False
-        ]
-        bad_input = any(state_of(t) for t in (*step.inputs.values(), *step.others))
-        if step.output_bad and not bad_input and not any(steps[p].output_bad for p in parents):
-            yield step
-        for parent in parents:
+        yield step
+        for parent in _parents(step, steps):
             if parent not in seen:
                 seen.add(parent)
                 stack.append(parent)
+
+
+def _parents(step: _Step, steps: dict[Node, _Step]) -> list[Node]:
+    return [
+        child
+        for child in step.children
+        if child in steps and child is not None and steps[child].output_bad is not False
+    ]
+
+
+def _is_birth(step: _Step, steps: dict[Node, _Step]) -> bool:
+    if not step.output_bad or any(state_of(t) for t in _given(step)):
+        return False
+    return not any(steps[parent].output_bad for parent in _parents(step, steps))
+
+
+def _given(step: _Step) -> list[Tensor]:
+    return [*step.inputs.values(), *step.others]
+
+
+def _of_constant(step: _Step) -> bool:
+    """Whether something without a graph brought it in: data, or what was made from data."""
+    if any(state_of(tensor) for tensor in step.others):
+        return not any(state_of(tensor) for tensor in step.inputs.values())
+    linear = node_operation(step.node.name()) in _LINEAR
+    if not linear or step.result is None or None not in step.children:
+        return False
+    # of finite numbers these make an infinity only by overflow, and then the rest is huge, too
+    finite = step.result[torch.isfinite(step.result)]
+    huge = bool(finite.numel()) and float(finite.abs().max()) > torch.finfo(finite.dtype).max / 1e6
+    bad = any(state_of(tensor) for tensor in _given(step))
+    return state_of(step.result) > 0 and not huge and not bad
+
+
+def _given_bad(step: _Step, batch: Batch | int | None) -> Origin:
+    name = node_operation(step.node.name())
+    bad = next((t for t in step.others if state_of(t)), step.result)
+    assert bad is not None, "one of them told that it is bad"
+    reason = (
+        f"{name} was given {_kind(bad)} in a tensor without a graph: data, or what the loss code "
+        "made from data"
+    )
+    return Origin(
+        None, "input", None, None, bad_samples(bad, batch), reason,
+        operands=tuple(described((), bad)), outside=True,
+    )  # fmt: skip
+
+
+def _outside(roots: list[Node], inside: Collection[int]) -> set[Node]:
+    """Nodes between the loss and the outputs of the roots."""
+    stack = [root for root in roots if node_sequence_nr(root) not in inside]
+    found = set(stack)
+    while stack and len(found) < NODES_LIMIT:
+        for child, _ in stack.pop().next_functions:
+            if child is not None and child not in found and node_sequence_nr(child) not in inside:
+                found.add(child)
+                stack.append(child)
+    return found
 
 
 def _kind(tensor: Tensor) -> str:

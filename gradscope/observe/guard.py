@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -21,23 +22,31 @@ class Guard:
         on_failure: called once, after the first failure.
         failure: why gradscope stopped observing by itself, or None.
         seconds: time spent in callbacks since it was last taken.
-        inside: whether a callback runs now.
+        inside: whether a callback runs now in the calling thread.
     """
 
     def __init__(self) -> None:
         self.open = False
         self.failure: str | None = None
         self.seconds = 0.0
-        self.inside = False
+        self._threads: set[int] = set()
+        self._later: Callable[[], None] | None = None
         self.step: Callable[[], int] = lambda: 0
         self.on_failure: Callable[[], None] = lambda: None
+
+    @property
+    def inside(self) -> bool:
+        """Whether a callback runs now in the calling thread."""
+        return threading.get_ident() in self._threads
 
     def call(self, callback: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run ``callback``; at its first failure log it once and run nothing any more."""
         if not self.open or self.failure:
             return None
         began = time.perf_counter()
-        inside, self.inside = self.inside, True
+        thread = threading.get_ident()
+        outermost = thread not in self._threads
+        self._threads.add(thread)
         try:
             return callback(*args, **kwargs)
         except Exception as error:
@@ -50,8 +59,22 @@ class Guard:
                 self.on_failure()
             return None
         finally:
-            self.inside = inside
-            self.seconds += time.perf_counter() - began
+            if outermost:
+                self._threads.discard(thread)
+            self.seconds += max(time.perf_counter() - began, 0.0)
+            if outermost and self._later is not None:
+                later, self._later = self._later, None
+                later()
+
+    def when_outside(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` now, or at the end of the callback that runs in this thread.
+
+        For a signal handler: it may interrupt gradscope's own code at any point.
+        """
+        if self.inside:
+            self._later = callback
+        else:
+            callback()
 
     def wrap(self, callback: Callable[..., Any]) -> Callable[..., Any]:
         """``callback`` behind this guard."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,9 +15,11 @@ from torch.nn.parameter import is_lazy
 
 import gradscope
 from gradscope.observe.construction import built_at, source_record
-from gradscope.observe.modules import tensors_in
+from gradscope.observe.entries import entries
 from gradscope.observe.naming import Place, Registry, Tree, unwrap
+from gradscope.observe.optimizer_facts import facts_of, signature_of
 from gradscope.observe.tables import module_record, parameter_record
+from gradscope.observe.unseen import unseen_inside
 from gradscope.recording.facts import SCHEMA_VERSION
 
 Record = dict[str, Any]
@@ -40,6 +42,8 @@ class Inventory:
         self.parameters = self._registry.parameters
         self.limits: list[str] = []
         self.has_optimizer = False
+        self._kinds = [type(unwrap(model)).__name__ for model in models]
+        self._loose: dict[int, str] = {}
         self._tree = Tree({}, {})
         self._membership: dict[int, tuple[int, int]] = {}
         self._held: dict[int, tuple[weakref.ref[Any], Any, list[int]]] = {}
@@ -47,6 +51,34 @@ class Inventory:
         self._optimizer_facts: dict[int, Record] = {}
         self._written: dict[tuple[str, int], Record] = {}
         self._sources: set[str] = set()
+        self._unread: set[str] = set()
+        self._compiled: set[int] = set()
+        """Modules that a compiled function calls."""
+        self._compiled_said = ""
+        self._structure = self._registry.structure()
+
+    def add(self, models: Sequence[nn.Module], labels: Sequence[str | None]) -> None:
+        """Watch further roots; ids and names of what is known stay.
+
+        Args:
+            models: the roots.
+            labels: name of each root's variable in the user's code.
+        """
+        for model, label in zip(models, labels, strict=True):
+            self._registry.add(model)
+            inner = unwrap(model)
+            self._labels.setdefault(self.modules.add(inner), label)
+            if type(inner).__name__ not in self._kinds:
+                self._kinds.append(type(inner).__name__)
+
+    def add_loose(self, tensors: Mapping[str, Tensor]) -> None:
+        """Watch tensors that stand in no module, by the names of their variables."""
+        for name, tensor in tensors.items():
+            self._loose.setdefault(self.parameters.add(tensor), name)
+
+    def renew(self) -> None:
+        """Tell everything anew: this process was forked, and its file is another one."""
+        self._written, self._sources, self._held = {}, set(), {}
 
     # ------------------------------------------------------------------ records
 
@@ -65,6 +97,7 @@ class Inventory:
             self._parameter(identity, parameter, step)
             for identity, parameter in self.parameters.living()
             if identity in self._tree.parameters
+            or identity in self._loose
             or (identity in self._membership and not is_lazy(parameter))
         ]
         files = dict.fromkeys(module["file"] for module in modules if module["file"])
@@ -106,7 +139,9 @@ class Inventory:
         membership = self._membership.get(identity, (-1, -1))
         place = self._tree.parameters.get(identity)
         if place is None:
-            path = f"optimizer{membership[0]}.param_groups.{membership[1]}.{identity}"
+            path = self._loose.get(identity) or (
+                f"optimizer{membership[0]}.param_groups.{membership[1]}.{identity}"
+            )
             place = Place(identity, -1, path, registered=False)
         old = self._written.get(("parameter", identity))
         if old is not None:
@@ -129,17 +164,25 @@ class Inventory:
             for identity, place in self._tree.parameters.items()
         )
 
-    def to_hook(self) -> list[tuple[nn.Module, bool]]:
-        """Every module in which hooks may be placed, and whether it is a root."""
-        found = []
+    def to_hook(self) -> list[tuple[nn.Module, bool, nn.Module]]:
+        """Every module in which hooks may be placed, whether it is a root, and what it stands for.
+
+        The modules by which a LightningModule is entered count as roots here.
+
+        A wrapper of ``torch.compile`` stands for the module inside: its call runs outside of the
+        compiled code.
+        """
+        found: list[tuple[nn.Module, bool, nn.Module]] = []
+        entered = {id(module) for root in self.roots for module in entries(root)}
         for identity, module in self.modules.living():
             place = self._tree.modules.get(identity)
             if place is not None and not place.compiled:
-                found.append((module, place.root == identity))
-        if len(found) < len(self._tree.modules):
-            self.limits.append(
-                "compiled model: parameters are recorded exactly, modules are not seen"
-            )
+                found.append((module, place.root == identity or id(module) in entered, module))
+        for wrapper, inner in self._registry.wrappers():
+            place = self._tree.modules.get(self.modules.add(inner))
+            if place is not None and not self._inside_compiled(place):
+                found.append((wrapper, place.root == place.identity, inner))
+        self._say_compiled()
         return found
 
     @property
@@ -155,20 +198,77 @@ class Inventory:
                 "called): parameters are recorded exactly"
             )
 
-    def modules_compiled(self) -> None:
-        """Say that modules are not seen because compiled code runs in their place."""
-        self.limits.append("compiled model: parameters are recorded exactly, modules are not seen")
+    def compiled_by(self, wrapper: nn.Module) -> bool:
+        """Learn of a wrapper that ``torch.compile`` has made; whether it holds a watched module."""
+        return self._registry.compiled_by(wrapper)
+
+    def modules_compiled(self, modules: Sequence[nn.Module]) -> None:
+        """Say that calls of these modules run as compiled code, in which none is seen."""
+        for module in modules:
+            identity = self.modules.get(module)
+            if identity is not None:
+                self._compiled.add(identity)
+        self._say_compiled()
+
+    def _inside_compiled(self, place: Place) -> bool:
+        above = self._tree.modules.get(place.owner)
+        return above is not None and above.compiled
+
+    def _say_compiled(self) -> None:
+        inside = {i for i, place in self._tree.modules.items() if place.compiled} | self._compiled
+        tops = [
+            place
+            for identity, place in self._tree.modules.items()
+            if identity in inside and place.owner not in inside
+        ]
+        if not tops:
+            return
+        things = [self.modules.thing(place.identity) for place in tops]
+        script = any(isinstance(module, torch.jit.ScriptModule) for module in things)
+        said = unseen_inside([place.path for place in tops], script=script)
+        self.limits = [limit for limit in self.limits if limit != self._compiled_said]
+        self.limits.append(said)
+        self._compiled_said = said
 
     def place_of(self, parameter: int) -> Place | None:
         """Where a parameter stands."""
         return self._tree.parameters.get(parameter)
+
+    def runs_compiled(self, module: int) -> bool:
+        """Whether calls of a module run as compiled code, as far as is known."""
+        place = self._tree.modules.get(module)
+        return module in self._compiled or (place is not None and place.compiled)
+
+    def module_place(self, module: int) -> Place | None:
+        """Where a module stands."""
+        return self._tree.modules.get(module)
+
+    def structure_changed(self) -> bool:
+        """Whether modules or parameters below a root have come, gone, or been replaced."""
+        now = self._registry.structure()
+        changed, self._structure = now != self._structure, now
+        return changed
+
+    def say_unread(self, parameters: Sequence[tuple[int, Tensor]], rows: Any) -> None:
+        """Say which gradients are there and could not be read, once for each kind of tensor."""
+        read = set(rows["parameter"].tolist())
+        for identity, parameter in parameters:
+            if parameter.requires_grad and identity not in read and parameter.grad is not None:
+                kind = type(parameter.grad).__name__
+                if kind not in self._unread:
+                    self._unread.add(kind)
+                    place = self.place_of(identity)
+                    self.limits.append(
+                        f"gradients that are a {kind} cannot be read and are not recorded "
+                        f"(the first: {place.path if place else identity})"
+                    )
 
     # ------------------------------------------------------------------ optimizers
 
     def adopt(self, optimizer: Any, ordinal: int) -> bool:
         """Learn which parameters an optimizer holds; True if that is new."""
         known = self._held.get(ordinal)
-        signature = _signature(optimizer)
+        signature = signature_of(optimizer)
         if known is not None and known[0]() is optimizer and known[1] == signature:
             return False
         held: list[int] = []
@@ -178,7 +278,7 @@ class Inventory:
                 self._membership[identity] = (ordinal, number)
                 held.append(identity)
         self._held[ordinal] = (weakref.ref(optimizer), signature, held)
-        self._optimizer_facts[ordinal] = _facts(optimizer)
+        self._optimizer_facts[ordinal] = facts_of(optimizer)
         self.has_optimizer = True
         return True
 
@@ -200,7 +300,7 @@ class Inventory:
 
         Looks anew once for each set of parameters: ``load_state_dict(assign=True)``, a new head.
         """
-        signature = _signature(optimizer)
+        signature = signature_of(optimizer)
         if self._refused.get(ordinal) == signature:
             return False
         self._refused[ordinal] = signature
@@ -214,6 +314,11 @@ class Inventory:
         entry = self._entry(optimizer)
         found = [] if entry is None else [(i, self.parameters.thing(i)) for i in entry[2]]
         return [(identity, parameter) for identity, parameter in found if parameter is not None]
+
+    def ids_held_by(self, optimizer: Any) -> list[int]:
+        """Ids of what ``held_by`` gives, without a look at every parameter."""
+        entry = None if optimizer is None else self._entry(optimizer)
+        return [i for i, _ in self.held_by(optimizer)] if entry is None else entry[2]
 
     def _entry(self, optimizer: Any) -> Any:
         return next((e for e in self._held.values() if e[0]() is optimizer), None)
@@ -231,6 +336,11 @@ class Inventory:
         ids = [self.parameters.get(parameter) for parameter in (*parameters[:2], *parameters[-2:])]
         owners = {self._membership[i][0] for i in ids if i is not None and i in self._membership}
         return sorted(owners)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether some parameters are held in parts by several ranks (FSDP2, DTensor)."""
+        return any(hasattr(parameter, "device_mesh") for _, parameter in self.trainable())
 
     def trainable(self) -> list[tuple[int, Tensor]]:
         """Id and parameter of everything below the roots that requires grad."""
@@ -255,14 +365,13 @@ class Inventory:
         dtypes: Counter[str] = Counter()
         for parameter in parameters:
             dtypes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-        roots = self._registry.roots
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
         return {
             "schema_version": SCHEMA_VERSION,
             "version": gradscope.__version__,
             "torch": torch.__version__,
             "python": platform.python_version(),
-            "model": " + ".join(type(root).__name__ for root in roots),
+            "model": " + ".join(self._kinds),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "rank": torch.distributed.get_rank() if distributed else 0,
             "world_size": torch.distributed.get_world_size() if distributed else 1,
@@ -281,33 +390,3 @@ class Inventory:
         if kind == "meta" or not torch.is_autocast_enabled(kind):
             return None
         return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
-
-    @staticmethod
-    def batch_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> int | None:
-        """Length of axis 0 of the first floating or integer tensor of a root's input."""
-        for thing in (*args, *kwargs.values()):
-            if isinstance(thing, Tensor) and thing.dim():
-                return int(thing.shape[0])
-        first = next(tensors_in((args, kwargs)), None)
-        return int(first.shape[0]) if first is not None and first.dim() else None
-
-
-def _signature(optimizer: Any) -> tuple[Any, ...]:
-    """Changes with the parameters held; a lazy one changes its class when it gets its shape."""
-    ends = [[*group["params"][:1], *group["params"][-1:]] for group in optimizer.param_groups]
-    lengths = tuple(len(group["params"]) for group in optimizer.param_groups)
-    return lengths, tuple((id(p), type(p)) for pair in ends for p in pair)
-
-
-def _facts(optimizer: Any) -> Record:
-    defaults = {
-        name: value
-        for name, value in getattr(optimizer, "defaults", {}).items()
-        if isinstance(value, (bool, int, float, str)) or value is None
-    }
-    return {
-        "type": type(optimizer).__name__,
-        "lr": [float(group.get("lr", float("nan"))) for group in optimizer.param_groups],
-        "parameters": sum(p.numel() for group in optimizer.param_groups for p in group["params"]),
-        "defaults": defaults,
-    }

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from gradscope.observe.private import version
 from gradscope.observe.samples import flat_sample, plain
 
 LOOKED_AT = 4
@@ -84,6 +85,11 @@ class Leftover:
                 mark.waiting = state == "carried"
         return found
 
+    def asked(self) -> None:
+        """``autograd.grad`` makes gradients that the loop sets: none is accumulated into them."""
+        for mark in self._marks.values():
+            mark.backward, mark.cleared_last, mark.waiting = True, False, False
+
     def before_step(self, ordinal: int, held: Sequence[tuple[int, Tensor]]) -> Used | None:
         """What is unusual about the gradients that a step is about to use; None: nothing.
 
@@ -107,7 +113,7 @@ class Leftover:
     def stepped(self, ordinal: int, held: Sequence[tuple[int, Tensor]]) -> None:
         """A step has used the gradients."""
         few = _few(held)
-        left = [(id(p.grad), p.grad._version) for p in few if p.grad is not None]
+        left = [(id(p.grad), version(p.grad)) for p in few if p.grad is not None]
         self._marks[ordinal] = _Mark(_weak(few), left, waiting=bool(left))
 
 
@@ -129,8 +135,8 @@ def _weak(parameters: list[Tensor]) -> list[weakref.ref[Tensor]]:
 def _untouched(mark: _Mark) -> bool:
     gradients = [p.grad for p in mark.parameters if p.grad is not None]
     return len(gradients) == len(mark.left) and all(
-        id(grad) == identity and grad._version == version
-        for grad, (identity, version) in zip(gradients, mark.left, strict=True)
+        id(grad) == identity and version(grad) == seen
+        for grad, (identity, seen) in zip(gradients, mark.left, strict=True)
     )
 
 

@@ -9,12 +9,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradscope.observe.callsite import shown
+from gradscope.observe.containers import numbers_in
 from gradscope.observe.examine import Examination, why_unreached
 from gradscope.observe.features import input_record, target_record
 from gradscope.observe.graph import GraphView, loss_facts, reachable
 from gradscope.observe.inventory import Inventory
 from gradscope.observe.module_rows import Key
-from gradscope.observe.modules import ModuleWatch, tensors_in
+from gradscope.observe.modules import ModuleWatch
+from gradscope.observe.tables import lengths
 from gradscope.observe.target import Target
 from gradscope.recording.facts import Role
 
@@ -65,11 +67,15 @@ class EarlyLook:
 
     def enter(self, *roots: nn.Module) -> None:
         """Forwards of ``roots`` begin: of one, or of all that run in a region of the loop."""
-        if self._examination is None:
+        if self._examination is None or any(map(self._runs_compiled, roots)):
             return
         if self._held == 0:
             self._examination.start(*roots)
         self._held += 1
+
+    def _runs_compiled(self, root: nn.Module) -> bool:
+        identity = self._inventory.modules.get(root)
+        return identity is not None and self._inventory.runs_compiled(identity)
 
     def exit(self) -> None:
         """It ends."""
@@ -100,7 +106,7 @@ class EarlyLook:
         self._seen_roots.add(identity)
         records = [
             input_record(step, identity, position, tensor)
-            for position, tensor in enumerate(tensors_in(given))
+            for position, tensor in enumerate(numbers_in(given))
         ]
         return [record for record in records if record is not None]
 
@@ -122,7 +128,7 @@ class EarlyLook:
         """Records of table ``losses`` for one backward call."""
         records = []
         made_by: dict[int, int] = {}
-        for (module, role, _), (node, _) in self._modules.edges().items():
+        for (module, role, _), (node, _) in self._modules.readings.edges().items():
             if role == Role.OUTPUT and node >= 0:
                 # the innermost module comes first: those around it return the same tensor
                 made_by.setdefault(node, module)
@@ -144,9 +150,9 @@ class EarlyLook:
                     "baseline": _number(target and target.baseline()),
                     "reduction": facts.reduction,
                     "input_operation": facts.input_operation,
-                    "input_shape": facts.input_shape and list(facts.input_shape),
-                    "target_shape": facts.target_shape and list(facts.target_shape),
-                    "element_shape": facts.element_shape and list(facts.element_shape),
+                    "input_shape": facts.input_shape and lengths(facts.input_shape),
+                    "target_shape": facts.target_shape and lengths(facts.target_shape),
+                    "element_shape": facts.element_shape and lengths(facts.element_shape),
                     "classes": facts.classes,
                     "target_mean": _number(target and target.mean()),
                     "target_std": _number(target and target.std()),
@@ -163,7 +169,7 @@ class EarlyLook:
             return []
         view = reachable(tensors)
         self._views.append(view)
-        for key, (node, output) in self._modules.edges().items():
+        for key, (node, output) in self._modules.readings.edges().items():
             count = view.edge_consumers(node, output)
             # a tensor of another root's graph has no edge in this one
             if count > 0 or key not in self.consumers:
@@ -205,6 +211,17 @@ class EarlyLook:
 
     # ------------------------------------------------------------------ structure
 
+    def used_without_a_call(self) -> list[str]:
+        """Paths of modules whose parameters a loss depends on and whose call was never seen."""
+        owners: dict[int, str] = {}
+        for identity, reached in self._reached.items():
+            place = self._inventory.place_of(identity) if reached else None
+            if place is not None and place.owner not in self._modules.ran:
+                owner = self._inventory.module_place(place.owner)
+                if owner is not None and not self._inventory.runs_compiled(place.owner):
+                    owners[place.owner] = owner.path
+        return list(owners.values())
+
     def structure(self, step: int) -> tuple[list[Record], list[Record]]:
         """Records of modules (call order) and parameters (reached or why not) that have changed."""
         order, calls = self._modules.order, self._modules.calls
@@ -235,7 +252,7 @@ class EarlyLook:
             parameter,
             self._examination,
             self._views,
-            module_ran=ran or disabled,
+            module_ran=(ran or disabled) if self._seen_when_called(owner) else None,
             grad_disabled=disabled,
         )
         if why is None:
@@ -247,6 +264,10 @@ class EarlyLook:
             "unreached_line": why.site and why.site.line,
             "unreached_operation": why.operation,
         }
+
+    def _seen_when_called(self, owner: int) -> bool:
+        module = None if owner < 0 else self._inventory.modules.thing(owner)
+        return module is not None and self._modules.watches(module)
 
 
 def _name_of(dtype: Any) -> str | None:

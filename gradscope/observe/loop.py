@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from gradscope.observe import private
 from gradscope.observe.callsite import OWN_LOOP, user_site
 from gradscope.observe.clock import Clock
+from gradscope.observe.divided import divided_by
 from gradscope.observe.frames import steps_running
-from gradscope.observe.graph import reachable
 from gradscope.observe.guard import Guard, guarded
 from gradscope.observe.handwritten import HandWritten
 from gradscope.observe.inventory import Inventory
-from gradscope.observe.leftover import Before, Leftover
+from gradscope.observe.leftover import Leftover
 from gradscope.observe.look import EarlyLook
+from gradscope.observe.module_readings import Backward
 from gradscope.observe.modules import ModuleWatch
 from gradscope.observe.origin import OriginSearch
+from gradscope.observe.ownership import Ownership
 from gradscope.observe.recorder import Recorder, told_to_skip
+from gradscope.observe.unseen import unseen
 
 
 class LoopListener:
     """A ``patches.Listener`` that turns calls into events and steps.
 
     Attributes:
-        any_forward: whether a forward of a watched root was ever seen.
+        on_close: called at the end of each step.
     """
 
     def __init__(
@@ -42,6 +47,7 @@ class LoopListener:
         origin: OriginSearch,
         adopt: Callable[[Any], None],
         on_compile: Callable[[Any], None],
+        on_compiled: Callable[[Any, Any], None],
     ) -> None:
         self.guard = guard
         self._clock = clock
@@ -50,51 +56,70 @@ class LoopListener:
         self._recorder = recorder
         self._look = look
         self._origin = origin
-        self._adopt = adopt
         self._on_compile = on_compile
+        self._on_compiled = on_compiled
         self._sites: set[str] = {OWN_LOOP[0]}
-        self._places: dict[tuple[str, int] | None, bool] = {}
-        self._scaled: tuple[weakref.ref[Tensor], float] | None = None
+        self._scaled: tuple[weakref.ref[Tensor], float, float | None] | None = None
         self._leftover = Leftover()
-        self._handwritten = HandWritten()
-        self._forward_seen = self.any_forward = False
-        self._manual = self._open_group = False
+        self._handwritten = HandWritten(
+            guard, inventory, recorder, lambda: self._close(None, skipped=False)
+        )
+        self._owner = Ownership(inventory, clock.optimizers, adopt)
+        self._running: set[int] = set()
+        """Threads in which backward runs for a watched parameter."""
+        self._stepped_inside: Any = None
+        """The optimizer that was first to step inside the backward that runs."""
+        self.on_close: Callable[[], None] = lambda: None
 
     def forward(self) -> None:
         """The outermost forward of a watched root begins, with gradients enabled."""
-        self._forward_seen = self.any_forward = True
+        self._owner.forward()
+
+    @property
+    def any_forward(self) -> bool:
+        """Whether a forward of a watched root was ever seen, with gradients enabled."""
+        return self._owner.any_forward
 
     def finish(self) -> None:
         """The watching ends: close the last step of a hand-written loop."""
-        if self._open_group and not self._inventory.has_optimizer:
-            self._close(None, skipped=False)
+        self._handwritten.finish()
+        self._inventory.limits += unseen(
+            steps=self._recorder.steps,
+            forwards=self.any_forward,
+            backwards=self._clock.backwards(),
+            others=self._owner.foreign_steps,
+            uncalled=self._look.used_without_a_call(),
+        )
 
     def _close(self, optimizer: Any, *, skipped: bool) -> None:
-        self._recorder.close(optimizer, skipped=skipped)
-        self._forward_seen = self._open_group = False
+        self._recorder.close(optimizer, skipped=skipped, inside=self._stepped_inside is not None)
+        self._owner.forward_seen = self._handwritten.open = False
+        self._stepped_inside = None
         self._scaled = None
+        self.on_close()
 
     # ------------------------------------------------------------------ backward
 
     @guarded
     def backward_begin(self, tensors: Sequence[Tensor]) -> None:
         """See ``patches.Listener``."""
+        self._origin.loss_ends()
         place = user_site()
-        if not self._is_ours(tensors, place):
+        if not self._owner.of_backward(tensors, place, open_group=self._handwritten.open):
             return  # another model's
-        before = self._manual_group_over()
-        if before is not None:
-            self._close(None, skipped=False)
-        value = self._loss_value(tensors)
+        self._running.add(threading.get_ident())
+        before = self._handwritten.before_backward()
+        value, divisor = self._loss_value(tensors)
         left = self._leftover.before_backward(read=self._recorder.plan.parameters)
         if before is not None:
             left["-1"] = before
-        site = self._clock.backward(value, place, {"left": left} if left else None)
+        site = self._clock.backward(value, place, {"left": left} if left else None, divisor)
         self._keep_source(site)
         writer, step = self._recorder.writer, self._clock.step
         if self._recorder.plan.modules:
             writer.records("losses", self._look.losses(tensors, value, site, step))
             writer.records("examined", self._look.graph(tensors, step))
+        self._origin.backward_begin(tensors, site)
         if value is not None:
             find = functools.partial(self._origin.of_loss, tensors, site)
             self._recorder.loss(value, find)
@@ -109,25 +134,49 @@ class LoopListener:
     @guarded
     def backward_end(self) -> None:
         """See ``patches.Listener``."""
-        if not self._clock.backwards():
+        self._origin.backward_end()
+        here = threading.get_ident()
+        if here not in self._running:
             return
-        self._open_group = True
-        if not self._inventory.has_optimizer:
-            self._handwritten.after_backward(self._inventory.trainable())
-        if self._manual and self._recorder.plan.parameters:
-            # without an optimizer nobody says when the gradient is used: it is complete here
-            self._recorder.read_gradients(None)
+        self._running.discard(here)
+        self._recorder.after_backward(scaled=self._scaled is not None)
+        self._handwritten.after_backward(scaled=self._scaled is not None)
+        if self._stepped_inside is not None:
+            self._recorder.complete_gradients()
+            self._close(self._stepped_inside, skipped=False)
 
     @guarded
-    def autograd_grad_begin(self) -> None:
+    def autograd_grad_begin(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
         """See ``patches.Listener``."""
-        self._clock.event("autograd-grad")
-        self._modules.gradients = False
+        if not self._owner.here():
+            return
+        if not self._inventory.mine(inputs):
+            self._clock.event("autograd-grad")
+            self._modules.readings.backward = Backward.OTHER
+            return
+        self._modules.readings.backward = Backward.ASKED
+        self._handwritten.before_backward()
+        place = user_site()
+        value, divisor = self._loss_value(outputs)
+        site = self._clock.asked(value, place, divisor)
+        self._leftover.asked()
+        self._keep_source(site)
+        if self._recorder.plan.modules and not self._clock.backward_seen:
+            writer, step = self._recorder.writer, self._clock.step
+            writer.records("losses", self._look.losses(outputs, value, site, step))
+            writer.records("examined", self._look.graph(outputs, step))
 
     @guarded
-    def autograd_grad_end(self) -> None:
+    def autograd_grad_end(
+        self, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]
+    ) -> None:
         """See ``patches.Listener``."""
-        self._modules.gradients = True
+        if not self._owner.here():
+            return
+        asked = self._modules.readings.backward is Backward.ASKED
+        self._modules.readings.backward = Backward.LOSS
+        if asked and gradients and not self._clock.backward_in_step:
+            self._handwritten.after_asked(inputs, gradients)
 
     @guarded
     def script_begin(self, target: Any) -> None:
@@ -140,10 +189,24 @@ class LoopListener:
         """See ``patches.Listener``."""
         self._modules.resume()
 
+    def process_start(self, process: Any) -> None:
+        """See ``patches.Listener``; a forked process records for itself, see ``Observer``."""
+
+    @guarded
+    def save_begin(self) -> None:
+        """See ``patches.Listener``."""
+        self._modules.pause_all()
+
+    @guarded
+    def save_end(self) -> None:
+        """See ``patches.Listener``."""
+        self._modules.resume()
+
     @guarded
     def swap_begin(self, tensors: Sequence[Tensor]) -> None:
         """See ``patches.Listener``."""
         self._leftover = Leftover()  # it holds weak references, which a swap refuses
+        self._modules.readings.let_go()
         self._inventory.parameters.let_go(tensors)
 
     @guarded
@@ -151,39 +214,14 @@ class LoopListener:
         """See ``patches.Listener``."""
         self._inventory.parameters.take_back()
 
-    def _is_ours(self, tensors: Sequence[Tensor], place: tuple[str, int] | None) -> bool:
-        """Whether a loss depends on a watched parameter.
-
-        A forward of a root came before as a rule, but a critic's loss may be made of a detached
-        output, and the parts of a root may be called without it. The graph is walked at the first
-        call from a line, and again where that line served another model before.
-        """
-        ran = self._forward_seen or self._open_group
-        if ran and self._places.get(place):
-            return True
-        view = reachable(tensors)
-        # a part of the graph may be hidden, and the hooks of compiled code are silent
-        unknown = ran or not self.any_forward
-        reached = (view.reaches(parameter) for _, parameter in self._inventory.trainable())
-        ours = any(unknown if answer is None else answer for answer in reached)
-        self._places[place] = ours
-        return ours
-
-    def _loss_value(self, tensors: Sequence[Tensor]) -> float | None:
+    def _loss_value(self, tensors: Sequence[Tensor]) -> tuple[float | None, float | None]:
+        """The scalar that is differentiated, and the number that the loss was divided by."""
         if len(tensors) != 1 or tensors[0].numel() != 1:
-            return None
+            return None, None
         if self._scaled is not None and self._scaled[0]() is tensors[0]:
-            return self._scaled[1]
+            return self._scaled[1:]
         loss = tensors[0].detach()
-        return float(loss.real if loss.is_complex() else loss)
-
-    def _manual_group_over(self) -> Before | None:
-        """What became of the gradients, if a hand-written update ended the group of calls."""
-        if not self._open_group or self._inventory.has_optimizer:
-            return None
-        before = self._handwritten.ended(self._inventory.trainable())
-        self._manual = self._manual or before is not None
-        return before
+        return float(loss.real if loss.is_complex() else loss), divided_by(tensors[0])
 
     # ------------------------------------------------------------------ scale and clip
 
@@ -198,13 +236,19 @@ class LoopListener:
     @guarded
     def clip_value(self, parameters: Any, limit: float) -> None:
         """See ``patches.Listener``."""
-        self._clock.event("clip-value", limit=limit)
+        if self._inventory.mine(parameters):
+            self._clock.event("clip-value", limit=limit)
+
+    @guarded
+    def clip_end(self) -> None:
+        """See ``patches.Listener``."""
+        self._handwritten.clipped()
 
     @guarded
     def scaled(self, loss: Any, scaled: Any) -> None:
         """See ``patches.Listener``."""
         if isinstance(loss, Tensor) and isinstance(scaled, Tensor) and loss.numel() == 1:
-            self._scaled = weakref.ref(scaled), float(loss.detach())
+            self._scaled = weakref.ref(scaled), float(loss.detach()), divided_by(loss)
 
     @guarded
     def unscaled(self, scaler: Any, optimizer: Any) -> None:
@@ -217,8 +261,9 @@ class LoopListener:
     @guarded
     def scaler_step(self, optimizer: Any, stepped: bool) -> None:
         """See ``patches.Listener``."""
-        if not stepped and self._concerns(optimizer):
+        if not stepped and self._owner.of_step(optimizer, self._clock.backwards()):
             self._clock.event("skip", optimizer=self._clock.optimizers.ordinal(optimizer))
+            self._recorder.skipped()
             self._close(optimizer, skipped=True)
 
     # ------------------------------------------------------------------ the rest of the loop
@@ -227,6 +272,11 @@ class LoopListener:
     def compiling(self, target: Any) -> None:
         """See ``patches.Listener``."""
         self._on_compile(target)
+
+    @guarded
+    def compiled(self, target: Any, result: Any) -> None:
+        """See ``patches.Listener``."""
+        self._on_compiled(target, result)
 
     @guarded
     def zero_grad(self, owner: Any) -> None:
@@ -247,10 +297,17 @@ class LoopListener:
         self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """See ``patches.Listener``."""
+        self._origin.loss_ends()
         # a subclass that overrides step() and calls super() fires twice: the outermost counts
-        if steps_running(optimizer) > 1 or not self._concerns(optimizer):
+        if steps_running(optimizer) > 1:
+            return None
+        if not self._owner.of_step(optimizer, self._clock.backwards()):
+            self._owner.foreign_steps += 1
             return None
         ordinal = self._clock.optimizers.ordinal(optimizer)
+        if self._inside_backward():
+            self._begin_inside(optimizer, ordinal)
+            return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
             used = self._leftover.before_step(ordinal, self._inventory.held_by(optimizer))
@@ -264,6 +321,19 @@ class LoopListener:
         if len(args) > 1:
             return (args[0], wrapped, *args[2:]), kwargs
         return args, {**kwargs, "closure": wrapped}
+
+    def _inside_backward(self) -> bool:
+        """Whether a hook of the user's runs inside backward (on an accelerator in its thread)."""
+        if threading.get_ident() in self._running:
+            return True
+        return bool(self._running) and private.current_graph_task_id() != -1
+
+    def _begin_inside(self, optimizer: Any, ordinal: int) -> None:
+        """An optimizer steps inside backward, as a rule one of many: together they are one step."""
+        if self._stepped_inside is None:
+            self._stepped_inside = optimizer
+            self._clock.event("step", optimizer=ordinal, detail={"inside_backward": True})
+        self._recorder.before_update(optimizer, inside=True)
 
     def _after_closure(self, closure: Callable[..., Any], optimizer: Any) -> Callable[..., Any]:
         """The user's closure; when it first returns, the gradients of this step are there."""
@@ -282,26 +352,15 @@ class LoopListener:
     @guarded
     def step_end(self, optimizer: Any) -> None:
         """See ``patches.Listener``."""
-        if steps_running(optimizer) <= 1 and self._concerns(optimizer):
+        if steps_running(optimizer) <= 1 and self._owner.of_step(
+            optimizer, self._clock.backwards()
+        ):
             self._recorder.after_update()
+            if self._stepped_inside is not None:
+                return
             ordinal = self._clock.optimizers.ordinal(optimizer)
             self._leftover.stepped(ordinal, self._inventory.held_by(optimizer))
-            self._close(optimizer, skipped=told_to_skip(optimizer))
-
-    def _concerns(self, optimizer: Any) -> bool:
-        """Whether a step of this optimizer is a step of ours; learns its parameters on the way."""
-        # one that holds no watched parameter, but as many numbers, and steps right after their
-        # forward and backward, holds copies of them, or those of another instance
-        stranger = (
-            not self._inventory.has_optimizer
-            and self._forward_seen
-            and self._inventory.equals_in_size(optimizer)
-        )
-        if (
-            not self._inventory.holds(optimizer)
-            and not (stranger and self._clock.backwards())
-            and not self._inventory.rediscover(optimizer, self._clock.optimizers.ordinal(optimizer))
-        ):
-            return False
-        self._adopt(optimizer)
-        return True
+            skipped = told_to_skip(optimizer)
+            if skipped:
+                self._recorder.skipped()
+            self._close(optimizer, skipped=skipped)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,8 @@ from gradscope.recording.facts import ACTIVATIONS, UNITS
 Rows = npt.NDArray[np.void]
 Key = tuple[int, int, int]
 """Module id, role, position."""
+UnitsOfPass = tuple[int, UnitReading]
+"""Number of the forward (see ``passes``) and what was read of an activation in it."""
 
 
 @dataclass
@@ -24,22 +26,43 @@ class Row:
     """Indices of the readings of one key in one step, and what is known without reading."""
 
     readings: list[int] = field(default_factory=list)
-    counts: list[tuple[int, int]] = field(default_factory=list)
+    counts: list[tuple[int, ...]] = field(default_factory=list)
+    passes: list[int] = field(default_factory=list)
     edges: list[tuple[int, int]] = field(default_factory=list)
-    spreads: list[int] = field(default_factory=list)
+    spreads: list[tuple[int, int]] = field(default_factory=list)
     source: int = -1
     batch: int = -1
 
+    def add(self, reading: int, count: tuple[int, ...], number: int) -> None:
+        """One reading, its count and sample size, the number of the forward that it belongs to."""
+        self.readings.append(reading)
+        self.counts.append(count)
+        self.passes.append(number)
 
-def transfer(readings: Sequence[Tensor]) -> npt.NDArray[np.float64]:
+    def drop(self, numbers: Collection[int]) -> None:
+        """Forget the readings of these forwards."""
+        left = [i for i, number in enumerate(self.passes) if number not in numbers]
+        if len(left) < len(self.passes):
+            self.readings = [self.readings[i] for i in left]
+            self.counts = [self.counts[i] for i in left]
+            self.passes = [self.passes[i] for i in left]
+        self.spreads = [spread for spread in self.spreads if spread[0] not in numbers]
+
+    def indices(self) -> list[int]:
+        """Indices of all its readings."""
+        return [*self.readings, *(index for _, index in self.spreads)]
+
+
+def transfer(readings: Sequence[Tensor | None]) -> npt.NDArray[np.float64]:
     """All readings ``[R, 4]`` on the host, with one copy for each device that holds some."""
     numbers = np.zeros((len(readings), 4))
-    by_device: dict[torch.device, list[int]] = defaultdict(list)
+    by_device: dict[torch.device, list[tuple[int, Tensor]]] = defaultdict(list)
     for i, reading in enumerate(readings):
-        by_device[reading.device].append(i)
-    for indices in by_device.values():
-        block = torch.stack([readings[i].to(torch.float64) for i in indices])
-        numbers[indices] = block.cpu().numpy()
+        if reading is not None:
+            by_device[reading.device].append((i, reading))
+    for found in by_device.values():
+        block = torch.stack([reading.to(torch.float64) for _, reading in found])
+        numbers[[i for i, _ in found]] = block.cpu().numpy()
     return numbers
 
 
@@ -90,7 +113,7 @@ def activations(
 def _spreads(kept: Sequence[Row], numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     counts = [len(row.spreads) for row in kept]
     owner = np.repeat(np.arange(len(kept)), counts)
-    read = numbers[[index for row in kept for index in row.spreads]].reshape(-1, 4)
+    read = numbers[[index for row in kept for _, index in row.spreads]].reshape(-1, 4)
     variance = np.bincount(owner, weights=read[:, 0], minlength=len(kept))
     square = np.bincount(owner, weights=read[:, 1], minlength=len(kept))
     known = np.isfinite(square) & (square > 0)
@@ -99,12 +122,12 @@ def _spreads(kept: Sequence[Row], numbers: npt.NDArray[np.float64]) -> npt.NDArr
     return spread
 
 
-def units(step: int, found: Mapping[tuple[int, int], list[UnitReading]]) -> tuple[Rows, bytes]:
+def units(step: int, found: Mapping[tuple[int, int], list[UnitsOfPass]]) -> tuple[Rows, bytes]:
     """Rows of table ``units`` and the blob into which they point."""
     rows = np.zeros(len(found), UNITS.dtype)
     blob = bytearray()
     for out, ((module, role), readings) in zip(rows, found.items(), strict=True):
-        reading = merge(readings)
+        reading = merge([reading for _, reading in readings])
         packed, active, slope = pack(reading)
         out["step"], out["module"], out["role"] = step, module, role
         out["activation"], out["units"] = reading.kind, reading.units

@@ -107,19 +107,70 @@ class Registry:
         self.modules = IdMap()
         self.parameters = IdMap()
         self._roots = [weakref.ref(unwrap(root)) for root in roots]
-        self._compiled = {id(unwrap(root)) for root in roots if _compiled_outside(root)}
+        self._sharded: dict[tuple[int, str], int] = {}
+        """Id of the sharded parameter that a module owns under a name."""
+        self._wrappers: dict[int, tuple[weakref.ref[nn.Module], weakref.ref[nn.Module]]] = {}
+        for root in roots:
+            self._note_wrapper(root)
+
+    def _identity(self, parameter: Tensor, owner: int, name: str) -> int:
+        # FSDP2 puts the gathered parameter in the sharded one's place for a while
+        known = self._sharded.get((owner, name))
+        if hasattr(parameter, "device_mesh"):
+            known = self._sharded[owner, name] = self.parameters.add(parameter)
+        elif known is None or self.parameters.thing(known) is None:
+            known = self.parameters.add(parameter)
+        return known
+
+    def add(self, root: nn.Module) -> None:
+        """Watch one more root; one that is known stays where it is."""
+        inner = unwrap(root)
+        if not any(known is inner for known in self.roots):
+            self._roots.append(weakref.ref(inner))
+        self._note_wrapper(root)
 
     @property
     def roots(self) -> list[nn.Module]:
         """The root modules that still live, wrappers of parallel training taken off."""
         return [root for reference in self._roots if (root := reference()) is not None]
 
+    def _note_wrapper(self, module: nn.Module) -> bool:
+        """Remember a wrapper of ``torch.compile`` around a module, maybe inside other wrappers."""
+        inner = unwrap(module)
+        while module is not inner and not private.is_compile_wrapper(module):
+            module = next(iter(module.children()))
+        if module is not inner:
+            self._wrappers[id(module)] = weakref.ref(module), weakref.ref(inner)
+        return module is not inner
+
+    def wrappers(self) -> list[tuple[nn.Module, nn.Module]]:
+        """Each living wrapper of ``torch.compile`` and the module inside."""
+        return [
+            (wrapper, inner)
+            for one, other in self._wrappers.values()
+            if (wrapper := one()) is not None and (inner := other()) is not None
+        ]
+
+    def compiled_by(self, wrapper: nn.Module) -> bool:
+        """Learn of a wrapper made just now; whether the module inside is known."""
+        known = self.modules.get(unwrap(wrapper)) is not None
+        return known and self._note_wrapper(wrapper)
+
+    def structure(self) -> tuple[int, ...]:
+        """Changes when modules or parameters come, go or are replaced below a root."""
+        found: list[int] = []
+        for root in self.roots:
+            for module in root.modules():
+                found.append(id(module))
+                found.extend(map(id, module._parameters.values()))
+        return tuple(found)
+
     def walk(self) -> Tree:
         """Look at every root anew; ids of what is known stay."""
         modules: dict[int, Place] = {}
         parameters: dict[int, Place] = {}
         for root in self.roots:
-            compiled = id(root) in self._compiled
+            compiled = any(inner is root for _, inner in self.wrappers())
             place = Place(self.modules.add(root), self.modules.add(root), "", compiled=compiled)
             self._walk(root, place, modules, parameters)
         return Tree(modules, parameters)
@@ -133,19 +184,25 @@ class Registry:
     ) -> None:
         if private.is_compiled(module) or isinstance(module, torch.jit.ScriptModule):
             place.compiled = True
+        if any(inner is module for _, inner in self.wrappers()):
+            place.compiled = True  # the wrapper may not have been put in its place yet
+        if self._note_wrapper(module):
+            # the module inside has this name, and the wrapper none
+            module = unwrap(module)
+            place.identity = self.modules.add(module)
         if not _note(modules, place):
             return
         root, owner = place.root, place.identity
         for name, parameter in module._parameters.items():
             if parameter is not None and not is_lazy(parameter):
                 path = _join(place.path, name)
-                identity = self.parameters.add(parameter)
+                identity = self._identity(parameter, owner, name)
                 _note(parameters, Place(identity, root, path, owner, place.registered))
         for name, child in module._modules.items():
             if child is not None:
                 path = place.path if name in _WRAPPERS else _join(place.path, name)
                 self._walk(child, self._below(child, place, path), modules, parameters)
-        for name, thing in _unregistered(module):
+        for name, thing in unregistered(module):
             path = _join(place.path, name)
             if isinstance(thing, nn.Module):
                 below = self._below(thing, place, path)
@@ -168,23 +225,15 @@ class Registry:
 
 def unwrap(module: nn.Module) -> nn.Module:
     """The user's module inside wrappers of parallel training and compilation."""
-    while True:
+    while not isinstance(module, torch.jit.ScriptModule):
         if (
             type(module).__name__ in _PARALLEL
             and isinstance(inner := getattr(module, "module", None), nn.Module)
         ) or isinstance(inner := module._modules.get("_orig_mod"), nn.Module):
             module = inner
         else:
-            return module
-
-
-def _compiled_outside(module: nn.Module) -> bool:
-    inner = unwrap(module)
-    while module is not inner:
-        if private.is_compiled(module):
-            return True
-        module = next(child for child in module.children())
-    return False
+            break
+    return module
 
 
 def _note(places: dict[int, Place], place: Place) -> bool:
@@ -200,7 +249,7 @@ def _note(places: dict[int, Place], place: Place) -> bool:
     return False
 
 
-def _unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
+def unregistered(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Modules and parameters in plain lists, tuples and dicts that are attributes of ``module``."""
     for name, value in list(vars(module).items()):
         if name.startswith("_") and name in _INTERNAL:

@@ -15,19 +15,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
-from gradscope.observe.births import BirthWatch, Origin, bad_samples, state_of
+from gradscope.observe import private
+from gradscope.observe.births import BirthWatch, CollectiveError, Origin
+from gradscope.observe.containers import tensors_in
+from gradscope.observe.finite import Batch, bad_samples, state_of
 from gradscope.observe.frames import Site
 from gradscope.observe.graph_origin import origin_in_graph
+from gradscope.observe.operands import described
+from gradscope.observe.private_modules import tree_map
+from gradscope.observe.python_state import attributes_kept
+from gradscope.observe.samples import plain
 from gradscope.observe.snapshot import (
     RandomState,
     Snapshot,
+    fresh_statistics,
     restored,
     take_snapshot,
-    tensors_in,
     without_graph,
 )
+from gradscope.observe.steps_kept import optimizers_kept
 
 __all__ = [
     "Origin",
@@ -46,7 +53,7 @@ def first_bad_input(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
     *,
-    batch: int | None = None,
+    batch: Batch | int | None = None,
     site: Site | None = None,
 ) -> Origin | None:
     """Origin in the data.
@@ -54,7 +61,7 @@ def first_bad_input(
     Args:
         args: positional arguments of the root.
         kwargs: keyword arguments of the root.
-        batch: length of axis 0 of a batch; None: that of the first tensor.
+        batch: how samples lie, or their number; None: axis 0 of the first tensor.
         site: the user's line that calls the root.
 
     Returns:
@@ -69,20 +76,20 @@ def first_bad_input(
             continue
         kind = "NaN" if state == 2 else "Inf"
         reason = f"the input holds {kind} before any operation"
-        return Origin(None, "input", None, site, bad_samples(tensor, size), reason)
+        seen = tuple(described((), tensor))
+        return Origin(None, "input", None, site, bad_samples(tensor, size), reason, operands=seen)
     return None
 
 
 @torch.no_grad()
 def bad_parameters(parameters: Iterable[Tensor]) -> list[Tensor]:
     """Parameters that hold a NaN or Inf, in order; one synchronisation in all if there is none."""
-    tensors = list(parameters)
-    real = [t for t in tensors if t.is_floating_point() and t.numel() and not t.is_meta]
+    real = [t for t in parameters if not t.is_meta and (p := plain(t)) is not None and p.numel()]
     if not real:
         return []
-    largest = [torch.linalg.vector_norm(t.detach(), math.inf, dtype=torch.float32) for t in real]
+    largest = [torch.linalg.vector_norm(plain(t), math.inf) for t in real]
     device = largest[0].device
-    if bool(torch.isfinite(torch.stack([norm.to(device) for norm in largest])).all()):
+    if bool(torch.stack([torch.isfinite(norm).to(device) for norm in largest]).all()):
         return []
     return [t for t in real if state_of(t)]
 
@@ -93,12 +100,14 @@ def replay(
     *,
     loss_fn: Callable[[Any], Any] | None = None,
     output_gradients: Sequence[Tensor | None] | None = None,
+    forward_only: bool = False,
 ) -> Origin:
     """Run a forward and backward again and find the origin of what is not finite.
 
     Call it before the parameters change, with gradscope's own hooks off. Generators, buffers,
-    training flags and ``.grad`` are afterwards as before; nothing that the replay made is kept.
-    Hooks and Python state of the user's run and change once more.
+    training flags, ``.grad`` and the modules' plain attributes (a counter, a cache) are afterwards
+    as before; nothing that the replay made is kept. Hooks of the user's run once more. Compiled
+    code runs eagerly.
 
     Args:
         root: the module that was called.
@@ -106,31 +115,48 @@ def replay(
         loss_fn: gives the loss from the root's output; None where it is not known.
         output_gradients: without ``loss_fn``: gradient that came back to each tensor of the output
             that requires grad, in order. Without both a gradient of ones stands in.
+        forward_only: leave out the backward.
 
     Returns:
         The origin; one with ``phase`` None and a reason where nothing that is not finite was
         reproduced or the replay failed.
     """
     if snapshot.changed():
-        return _nothing("the inputs were changed in place after the forward")
-    watch = BirthWatch(batch=snapshot.batch_size(), fallback=snapshot.site, boundary=__file__)
-    with _quiet(), restored(snapshot), torch.enable_grad():
+        return Origin.unknown("the inputs were changed in place after the forward")
+    watch = BirthWatch(
+        batch=snapshot.batch(), fallback=snapshot.site, boundary=__file__, alone=True
+    )
+    with (
+        _quiet(),
+        attributes_kept(snapshot.modules),
+        restored(snapshot),
+        private.eagerly(),
+        torch.enable_grad(),
+    ):
         args, kwargs = tree_map(without_graph, (snapshot.args, snapshot.kwargs))
         with torch.no_grad():
             watch.declare(tensors_in((args, kwargs)), "input", mask=True)
             _declare(watch, root)
         try:
-            return _replayed(root, args, kwargs, watch, loss_fn, output_gradients)
+            return _replayed(
+                root, args, kwargs, watch, loss_fn, output_gradients, forward_only=forward_only
+            )
+        except CollectiveError:
+            return Origin.unknown(
+                "the forward exchanges data with other ranks, which do not run it again"
+            )
         except Exception as error:  # the user's code, in a situation that it was not written for
-            return _nothing(f"the replay failed: {type(error).__name__}: {error}")
+            return Origin.unknown(f"the replay failed: {type(error).__name__}: {error}")
 
 
 def replay_step(
     step_fn: Callable[[], Any],
     *,
     root: nn.Module | None = None,
-    batch: int | None = None,
+    batch: Batch | int | None = None,
     site: Site | None = None,
+    optimizers: Sequence[Any] = (),
+    modules: Sequence[nn.Module] = (),
 ) -> Origin:
     """Run any step of a training under the watch and find the origin of what is not finite.
 
@@ -138,10 +164,12 @@ def replay_step(
         step_fn: runs the step: forward, loss, backward, an update if it likes. What it returns
             (the loss) is looked at first.
         root: its parameters and their gradients are looked at next. Its parameters, buffers,
-            training flags and gradients, and all generators, are afterwards as before; the state
-            of an optimizer that steps is not.
-        batch: length of axis 0 of a batch, to tell samples.
+            training flags, plain attributes and gradients, and all generators, are afterwards as
+            before.
+        batch: how samples lie in a batch, or their number.
         site: line to report where no line of the user's is known.
+        optimizers: their state and settings are afterwards as before.
+        modules: further roots that are treated like ``root``.
 
     Returns:
         The origin, with ``phase`` None where everything stayed finite.
@@ -150,18 +178,19 @@ def replay_step(
         Exception: what ``step_fn`` raises.
     """
     watch = BirthWatch(batch=batch, fallback=site, boundary=__file__)
-    with _quiet(), _unchanged(root):
-        if root is not None:
+    roots = [*([root] if root is not None else []), *modules]
+    with _quiet(), _unchanged(roots), optimizers_kept(optimizers), private.eagerly():
+        for each in roots:
             with torch.no_grad():
-                _declare(watch, root)
+                _declare(watch, each)
         with watch:
             result = step_fn()
         results = tensors_in(result)
-        if root is not None:
-            results += [p.grad for p in root.parameters() if p.grad is not None]
-            results += list(root.parameters())
+        for each in roots:
+            results += [p.grad for p in each.parameters() if p.grad is not None]
+            results += list(each.parameters())
         with torch.no_grad():
-            return watch.origin_of(results) or _nothing("everything stayed finite")
+            return watch.origin_of(results) or Origin.unknown("everything stayed finite")
 
 
 def _replayed(
@@ -171,6 +200,8 @@ def _replayed(
     watch: BirthWatch,
     loss_fn: Callable[[Any], Any] | None,
     output_gradients: Sequence[Tensor | None] | None,
+    *,
+    forward_only: bool,
 ) -> Origin:
     with watch:
         output = root(*args, **kwargs)
@@ -180,13 +211,15 @@ def _replayed(
         origin = watch.origin_of(heads)
     if origin is not None:
         return origin
+    if forward_only:
+        return Origin.unknown("the outputs of the model are finite when it is replayed")
     heads = [head for head in heads if head.requires_grad]
     leaves = [p for p in root.parameters() if p.requires_grad]
     if not heads or not leaves:
-        return _nothing("the forward stayed finite and nothing requires grad")
+        return Origin.unknown("the forward stayed finite and nothing requires grad")
     given = _gradients(heads, output_gradients if loss_fn is None else None)
     if any(state_of(g) for g in given):
-        return _nothing(
+        return Origin.unknown(
             "the outputs stayed finite and the gradient that came back to them was not: it was "
             "made outside the module, in the loss"
         )
@@ -197,11 +230,11 @@ def _replayed(
     if origin is not None:
         return origin
     failed = f"; not every operation could be looked at ({watch.failure})" if watch.failure else ""
-    return _nothing(f"the replay stayed finite{failed}")
+    return Origin.unknown(f"the replay stayed finite{failed}")
 
 
 def _gradients(heads: list[Tensor], given: Sequence[Tensor | None] | None) -> list[Tensor]:
-    if given is None or len(given) != len(heads):
+    if not given or len(given) != len(heads):
         return [torch.ones_like(head) for head in heads]
     return [
         torch.zeros_like(head) if gradient is None else gradient.to(head.dtype)
@@ -220,10 +253,6 @@ def _declare(watch: BirthWatch, root: nn.Module) -> None:
                 watch.declare([buffer], "parameter", module=module, name=path + name, mask=True)
 
 
-def _nothing(reason: str) -> Origin:
-    return Origin(None, None, None, None, (), reason)
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings of the user's code, which it has given already."""
@@ -233,15 +262,19 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unchanged(root: nn.Module | None) -> Iterator[None]:
+def _unchanged(roots: Sequence[nn.Module]) -> Iterator[None]:
     random = RandomState.now()
-    tensors = [] if root is None else [*root.parameters(), *root.buffers()]
-    modules = [] if root is None else list(root.modules())
+    tensors = [t for root in roots for t in (*root.parameters(), *root.buffers())]
+    modules = [module for root in roots for module in root.modules()]
     values = [(t, t.detach().clone(), t.grad) for t in tensors]
     gradients = [None if grad is None else grad.detach().clone() for _, _, grad in values]
     training = [(module, module.training) for module in modules]
     try:
-        yield
+        for module in modules:
+            for name, statistic in fresh_statistics(module):
+                module._buffers[name].data.copy_(statistic)  # type: ignore[union-attr]
+        with private.versions_kept(tensors), attributes_kept(modules):
+            yield
     finally:
         for (tensor, value, grad), copy in zip(values, gradients, strict=True):
             tensor.data.copy_(value)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,15 +15,20 @@ from torch import nn
 from gradscope.observe import patches, private
 from gradscope.observe.cadence import Cadence
 from gradscope.observe.clock import Clock
+from gradscope.observe.compiled import modules_called
 from gradscope.observe.construction import built_at
+from gradscope.observe.containers import batch_of
 from gradscope.observe.guard import Guard
 from gradscope.observe.inventory import Inventory
 from gradscope.observe.look import EarlyLook
 from gradscope.observe.loop import LoopListener
 from gradscope.observe.modules import BEGINS, ModuleWatch
+from gradscope.observe.nonfinite import Origin
 from gradscope.observe.origin import OriginSearch
 from gradscope.observe.recorder import Recorder
 from gradscope.recording.writer import Writer
+
+_ATTACHED: weakref.WeakSet[Observer] = weakref.WeakSet()
 
 
 class Observer:
@@ -52,6 +58,7 @@ class Observer:
         command: str = "watch",
         target: str = "",
         examine_steps: int = 3,
+        on_step: Callable[[int], None] | None = None,
     ) -> None:
         """Make an observer; nothing is touched before ``attach``.
 
@@ -71,6 +78,7 @@ class Observer:
             command: for the run's facts.
             target: for the run's facts.
             examine_steps: early steps whose operations are looked at.
+            on_step: called at the end of each step with the number of steps seen.
         """
         self.attached = False
         self._pid = os.getpid()
@@ -91,7 +99,7 @@ class Observer:
             writer=writer,
             guard=self._guard,
             clock=self._clock,
-            cadence=Cadence(every, activations_every, budget, first_step),
+            cadence=Cadence(every, activations_every, budget, first_step, ranks=_ranks()),
             inventory=self._inventory,
             modules=self._modules,
             look=self._look,
@@ -109,19 +117,50 @@ class Observer:
             origin=self._origin,
             adopt=self._adopt,
             on_compile=self._compiling,
+            on_compiled=self._made_compiled,
         )
+        if on_step is not None:
+            self._loop.on_close = lambda: on_step(self._recorder.steps)
         self._guard.on_failure = self._unhook
         self._given = optimizer
         self._facts = {"command": command, "target": target, "first_step": first_step}
         self._limits: list[str] = []
-        self._compiled_loop = False
+        self._told: dict[str, Any] = {}
+        self._forked = False
+        self._compiled_in: weakref.WeakValueDictionary[int, nn.Module] = (
+            weakref.WeakValueDictionary()
+        )
+        """Modules that compiled functions call."""
         self._forward_in = 0
         """The thread whose forward is looked at, 0 for none."""
+
+    @property
+    def optimizers(self) -> list[Any]:
+        """Living optimizers that hold a watched parameter, in the order in which they were met."""
+        return [o for o in self._clock.optimizers.living() if self._inventory.holds(o)]
 
     @property
     def steps(self) -> int:
         """Optimizer steps seen so far."""
         return self._recorder.steps
+
+    @property
+    def trained(self) -> list[torch.Tensor]:
+        """The watched parameters that require grad."""
+        return [parameter for _, parameter in self._inventory.trainable()]
+
+    def origin_record(self, found: Origin | None) -> dict[str, Any] | None:
+        """An origin as column ``origin`` of table ``alarms`` holds it."""
+        return self._origin.record(found, None)
+
+    def replay(self, step_fn: Callable[[], Any]) -> dict[str, Any] | None:
+        """Origin of the first NaN or Inf in a step that the caller runs; see ``Scope.replay``."""
+        found, record = self._origin.of_step(step_fn, self._clock.optimizers.living())
+        if found.phase is None or record is None:
+            return None
+        if self.attached:
+            self._recorder.explained(record)
+        return record
 
     @property
     def failure(self) -> str | None:
@@ -142,6 +181,59 @@ class Observer:
             self._unhook()
             raise
         patches.add(self._loop)
+        _ATTACHED.add(self)
+
+    def add(
+        self,
+        models: Sequence[nn.Module] = (),
+        labels: Sequence[str | None] = (),
+        *,
+        loose: Mapping[str, torch.Tensor] | None = None,
+        optimizers: Sequence[Any] = (),
+    ) -> None:
+        """Watch further roots, found while it watches; names and ids of what is known stay.
+
+        Args:
+            models: the roots.
+            labels: name of each root's variable in the user's code.
+            loose: tensors that stand in no module, by the names of their variables.
+            optimizers: optimizers that hold parameters of them.
+        """
+        self._guard.call(self._add, models, labels, loose or {}, optimizers)
+
+    def _add(
+        self,
+        models: Sequence[nn.Module],
+        labels: Sequence[str | None],
+        loose: Mapping[str, torch.Tensor],
+        optimizers: Sequence[Any],
+    ) -> None:
+        self._inventory.add(models, labels)
+        self._inventory.add_loose(loose)
+        for optimizer in optimizers:
+            self._adopt(optimizer)
+        self._refresh()
+        facts = self._inventory.run_facts()
+        for key in ("model", "device", "dtype", "optimizers"):
+            self.fact(key, facts[key])
+
+    @property
+    def listener(self) -> LoopListener:
+        """What is told of the calls of the training loop."""
+        return self._loop
+
+    def begun(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Tell of a forward that had begun when its root was found."""
+        self._guard.call(self._modules.begun, module, args, kwargs)
+
+    def when_outside(self, callback: Callable[[], None]) -> None:
+        """Run a signal handler's ``callback``, see ``Guard.when_outside``."""
+        self._guard.when_outside(callback)
+
+    def in_forked_process(self) -> None:
+        """This process was forked: what it records goes into a file of its own, told anew."""
+        self._forked = True
+        self._inventory.renew()
 
     def _begin(self) -> None:
         given = self._given if isinstance(self._given, (list, tuple)) else [self._given]
@@ -149,6 +241,8 @@ class Observer:
         for optimizer in given:
             if optimizer is not None:
                 self._adopt(optimizer)
+        for function in private.compiled_functions():
+            self._compiling(private.compile_target(function))
         self._refresh()
         for key, value in (self._inventory.run_facts() | self._facts).items():
             self.fact(key, value)
@@ -164,7 +258,7 @@ class Observer:
         own = os.getpid() == self._pid
         if own:
             self._guard.call(self._loop.finish)
-            if self.steps and not self._loop.any_forward:
+            if self.steps and self._inventory.roots and not self._loop.any_forward:
                 self._inventory.modules_unseen()
         self._unhook()
         if own:
@@ -183,6 +277,7 @@ class Observer:
         """Write a fact about the run, see ``facts.RUN_KEYS``."""
         if key == "limits":
             self._limits = list(value)
+        self._told[key] = value
         self._writer.set(key, value)
 
     @property
@@ -211,6 +306,10 @@ class Observer:
     def _adopt(self, optimizer: Any) -> None:
         ordinal = self._clock.optimizers.ordinal(optimizer)
         if self._inventory.adopt(optimizer, ordinal):
+            if self._forked:
+                self._forked = False
+                for key, value in self._told.items():
+                    self._writer.set(key, value)
             built = built_at(optimizer)
             if built is not None:
                 self._clock.event("optimizer-built", optimizer=ordinal, site=built[:2])
@@ -218,24 +317,34 @@ class Observer:
 
     def _refresh(self) -> None:
         modules, parameters, sources = self._inventory.refresh(self._clock.step)
-        if not self._compiled_loop:
-            for module, root in self._inventory.to_hook():
-                self._modules.attach(module, root=root)
+        self._modules.attach_only(
+            [found for found in self._inventory.to_hook() if id(found[2]) not in self._compiled_in]
+        )
         self._writer.records("modules", modules)
         self._writer.records("parameters", parameters)
         self._writer.records("sources", sources)
 
     def _compiling(self, target: Any) -> None:
-        """A hook would be traced into the compiled code: take it off before."""
-        if isinstance(target, nn.Module):
-            for module in target.modules():
+        """A hook would be traced into the compiled code: take it off before.
+
+        Hooks of modules that come to a compiled function as an argument stay on, all the time:
+        they do nothing there, and taking them off would make it compile anew.
+        """
+        if target is None:
+            return  # torch.compile used as a decorator: it is told again, with the function
+        inside = modules_called(target)
+        for module in inside:
+            if self._inventory.modules.get(module) is not None:
                 self._modules.release(module)
-            self._inventory.modules_compiled()
-            return
-        # a compiled function may call any of the models
-        self._compiled_loop = True
-        self._modules.detach()
-        self._inventory.modules_compiled()
+                if not isinstance(target, nn.Module):
+                    self._compiled_in[id(module)] = module
+        self._inventory.modules_compiled(inside)
+        if not isinstance(target, nn.Module):
+            self._modules.pin()
+
+    def _made_compiled(self, target: Any, result: Any) -> None:
+        if isinstance(result, nn.Module) and self._inventory.compiled_by(result):
+            self._refresh()
 
     def _root_called(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -254,13 +363,29 @@ class Observer:
         if not torch.is_grad_enabled():
             return
         self._loop.forward()
+        if self._recorder.plan.modules and self._inventory.structure_changed():
+            self._refresh()
         if "batch" not in self._facts:
-            self._facts["batch"] = self._inventory.batch_of(args, kwargs)
+            self._facts["batch"] = batch_of(args, kwargs)
             self.fact("batch", self._facts["batch"])
             self.fact("amp", self._inventory.autocast())
-        self._origin.keep(module, args, kwargs)
+        self._origin.keep(module, args, kwargs, sampled=self._recorder.plan.modules)
         records = self._look.inputs(module, (args, kwargs), self._clock.step)
         self._writer.records("features", records)
         if not self._forward_in:
             self._forward_in = here
             self._look.enter(module)
+
+
+def _ranks() -> int:
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return torch.distributed.get_world_size() if ready else 1
+
+
+def _forked() -> None:
+    for observer in list(_ATTACHED):
+        observer.in_forked_process()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

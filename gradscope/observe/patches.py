@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 import torch
@@ -38,16 +39,29 @@ class Listener(Protocol):
     def backward_end(self) -> None:
         """It has returned or raised."""
 
-    def autograd_grad_begin(self) -> None:
+    def autograd_grad_begin(
+        self, outputs: Sequence[torch.Tensor], inputs: Sequence[torch.Tensor]
+    ) -> None:
         """Outermost ``torch.autograd.grad`` is about to run."""
 
-    def autograd_grad_end(self) -> None:
-        """It has returned or raised."""
+    def autograd_grad_end(
+        self, inputs: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor | None]
+    ) -> None:
+        """It has returned ``gradients``, or raised (then they are empty)."""
 
     def swap_begin(self, tensors: Sequence[torch.Tensor]) -> None:
         """``swap_tensors`` is about to run, and refuses tensors that are held weakly."""
 
     def swap_end(self) -> None:
+        """It has returned or raised."""
+
+    def process_start(self, process: Any) -> None:
+        """A process of ``multiprocessing`` is about to be started."""
+
+    def save_begin(self) -> None:
+        """``torch.save`` is about to run, and writes down a module's hooks."""
+
+    def save_end(self) -> None:
         """It has returned or raised."""
 
     def script_begin(self, target: Any) -> None:
@@ -62,6 +76,9 @@ class Listener(Protocol):
     def clip_value(self, parameters: Any, limit: float) -> None:
         """``clip_grad_value_`` is about to clamp."""
 
+    def clip_end(self) -> None:
+        """One of the two has returned or raised."""
+
     def scaled(self, loss: Any, scaled: Any) -> None:
         """``GradScaler.scale(loss)`` has returned ``scaled``."""
 
@@ -73,6 +90,9 @@ class Listener(Protocol):
 
     def compiling(self, target: Any) -> None:
         """``torch.compile`` is about to take a module or a function (None: as a decorator)."""
+
+    def compiled(self, target: Any, result: Any) -> None:
+        """``torch.compile`` has made ``result`` of it."""
 
     def zero_grad(self, owner: Any) -> None:
         """``zero_grad`` of an optimizer or a module is about to run."""
@@ -149,7 +169,7 @@ def _install() -> None:
         setattr(patch.holder, patch.name, replacement)
         _restorers.append(functools.partial(_restore, patch, original, replacement))
     hooks = (
-        register_optimizer_step_pre_hook(lambda o, a, k: _tell("step_begin", o, a, k)),
+        register_optimizer_step_pre_hook(_step_begin),
         register_optimizer_step_post_hook(lambda o, _a, _k: _tell("step_end", o)),
     )
     _restorers.extend(hook.remove for hook in hooks)
@@ -166,18 +186,31 @@ def _table() -> tuple[_Patch, ...]:
     return (
         _Patch(torch.autograd, "backward", _backward),
         _Patch(torch.autograd, "grad", _grad),
-        _Patch(clip, "_clip_grads_with_norm_", _clip),
-        _Patch(clip, "clip_grad_value_", _before("clip_value", _clip_value_arguments)),
-        _Patch(torch.nn.utils, "clip_grad_value_", _before("clip_value", _clip_value_arguments)),
+        *_clip_patches(),
+        _Patch(clip, "clip_grad_value_", _clip_value),
+        _Patch(torch.nn.utils, "clip_grad_value_", _clip_value),
         _Patch(scaler, "scale", _scale),
         _Patch(scaler, "unscale_", _unscale),
-        _Patch(scaler, "_maybe_opt_step", _scaler_step),
+        _Patch(scaler, "step", _scaler_step),
         _Patch(torch.utils, "swap_tensors", _around("swap", lambda a, k: ((*a, *k.values()),))),
+        _Patch(BaseProcess, "start", _before("process_start", _first_argument)),
+        _Patch(torch, "save", _around("save", lambda a, k: ())),
         _Patch(torch.jit, "script", _around("script", _first_argument)),
-        _Patch(torch, "compile", _before("compiling", _first_argument)),
-        _Patch(torch.nn.Module, "compile", _before("compiling", _first_argument)),
+        _Patch(torch, "compile", _compile),
+        _Patch(torch.nn.Module, "compile", _compile),
         _Patch(torch.optim.Optimizer, "zero_grad", _before("zero_grad", _first_argument)),
         _Patch(torch.nn.Module, "zero_grad", _before("zero_grad", _first_argument)),
+    )
+
+
+def _clip_patches() -> tuple[_Patch, ...]:
+    """Where ``clip_grad_norm_`` knows the total norm and has not scaled yet, or itself."""
+    clip = torch.nn.utils.clip_grad
+    if private.CLIP_WITH_NORM in clip.__dict__:
+        return (_Patch(clip, private.CLIP_WITH_NORM, _clip),)
+    return (
+        _Patch(clip, "clip_grad_norm_", _clip_norm),
+        _Patch(torch.nn.utils, "clip_grad_norm_", _clip_norm),
     )
 
 
@@ -212,18 +245,37 @@ def _first_argument(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any,
     return (args[0] if args else kwargs.get("model"),)
 
 
-def _clip_value_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    named = dict(zip(("parameters", "clip_value"), args, strict=False)) | kwargs
-    return named["parameters"], float(named["clip_value"])
+def _clip_value(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def clip_grad_value_(parameters: Any, clip_value: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(parameters, torch.Tensor):
+            parameters = list(parameters)  # a generator must serve the listener and the original
+        _tell("clip_value", parameters, float(clip_value))
+        try:
+            return original(parameters, clip_value, *args, **kwargs)
+        finally:
+            _tell("clip_end")
+
+    return clip_grad_value_
+
+
+def _compile(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def compile(*args: Any, **kwargs: Any) -> Any:
+        (target,) = _first_argument(args, kwargs)
+        _tell("compiling", target)
+        result = original(*args, **kwargs)
+        _tell("compiled", target, result)
+        return result
+
+    return compile
 
 
 def _backward(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def backward(tensors: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(tensors, (torch.Tensor, torch.autograd.graph.GradientEdge)):
-            tensors = tuple(tensors)  # a generator must serve the listeners and the original
-        several = tensors if isinstance(tensors, tuple) else (tensors,)
-        with _outermost("backward", tuple(t for t in several if isinstance(t, torch.Tensor))):
+        tensors = _served_twice(tensors)
+        with _outermost("backward", _tensors(tensors)):
             return original(tensors, *args, **kwargs)
 
     return backward
@@ -231,15 +283,32 @@ def _backward(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _grad(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def grad(*args: Any, **kwargs: Any) -> Any:
-        with _outermost("autograd_grad"):
-            return original(*args, **kwargs)
+    def grad(outputs: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs, inputs = _served_twice(outputs), _served_twice(inputs)
+        made: list[Any] = []
+        asked = _tensors(inputs)
+        with _outermost("autograd_grad", _tensors(outputs), asked, ends=(asked, made)):
+            result = original(outputs, inputs, *args, **kwargs)
+            if len(asked) == len(result):
+                made.extend(result)
+            return result
 
     return grad
 
 
+def _served_twice(several: Any) -> Any:
+    """A generator must serve the listeners and the original."""
+    single = isinstance(several, (torch.Tensor, torch.autograd.graph.GradientEdge))
+    return several if single else tuple(several)
+
+
+def _tensors(several: Any) -> tuple[torch.Tensor, ...]:
+    those = several if isinstance(several, tuple) else (several,)
+    return tuple(thing for thing in those if isinstance(thing, torch.Tensor))
+
+
 @contextlib.contextmanager
-def _outermost(call: str, *arguments: Any) -> Iterator[None]:
+def _outermost(call: str, *arguments: Any, ends: tuple[Any, ...] = ()) -> Iterator[None]:
     """Tell of the outermost ``call``: reentrant checkpointing calls backward within backward."""
     # the thread of a device that evaluates a graph is not the one that called backward
     inside = getattr(_inside, call, False) or private.current_graph_task_id() != -1
@@ -252,7 +321,7 @@ def _outermost(call: str, *arguments: Any) -> Iterator[None]:
         yield
     finally:
         setattr(_inside, call, False)
-        _tell(f"{call}_end")
+        _tell(f"{call}_end", *ends)
 
 
 def _clip(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -261,9 +330,27 @@ def _clip(original: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(parameters, torch.Tensor):
             parameters = list(parameters)  # a generator must serve the listener and the original
         _tell("clip", parameters, float(max_norm), total_norm)
-        return original(parameters, max_norm, total_norm, *a, **k)
+        try:
+            return original(parameters, max_norm, total_norm, *a, **k)
+        finally:
+            _tell("clip_end")
 
     return clip
+
+
+def _clip_norm(original: Callable[..., Any]) -> Callable[..., Any]:
+    """In place of ``_clip`` where torch has no function between the norm and the scaling."""
+
+    @functools.wraps(original)
+    def clip_grad_norm_(parameters: Any, max_norm: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(parameters, torch.Tensor):
+            parameters = list(parameters)
+        total_norm = original(parameters, max_norm, *args, **kwargs)
+        _tell("clip", parameters, float(max_norm), total_norm)
+        _tell("clip_end")
+        return total_norm
+
+    return clip_grad_norm_
 
 
 def _scale(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -287,12 +374,25 @@ def _unscale(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _scaler_step(original: Callable[..., Any]) -> Callable[..., Any]:
+    """It skips by not calling ``optimizer.step``: no hook of the optimizer fires."""
+
     @functools.wraps(original)
-    def _maybe_opt_step(self: Any, optimizer: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-        # the scaler itself reads these flags right here, so reading them adds no new wait
-        stepped = not sum(flag.item() for flag in state["found_inf_per_device"].values())
-        result = original(self, optimizer, state, *args, **kwargs)
-        _tell("scaler_step", optimizer, stepped)
+    def step(self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        called = [not isinstance(optimizer, torch.optim.Optimizer)]
+        before = getattr(_inside, "scaler", None)
+        _inside.scaler = optimizer, called
+        try:
+            result = original(self, optimizer, *args, **kwargs)
+        finally:
+            _inside.scaler = before
+        _tell("scaler_step", optimizer, called[0])
         return result
 
-    return _maybe_opt_step
+    return step
+
+
+def _step_begin(optimizer: Any, args: Any, kwargs: Any) -> Any:
+    scaler = getattr(_inside, "scaler", None)
+    if scaler is not None and scaler[0] is optimizer:
+        scaler[1][0] = True
+    return _tell("step_begin", optimizer, args, kwargs)

@@ -6,15 +6,21 @@ this version of torch does not have it. No other file of the package reads these
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import inspect
 import sys
-from collections.abc import Iterator
-from types import CodeType
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from types import CodeType, FunctionType
+from typing import Any, cast
 
 import torch
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
+CLIP_WITH_NORM = "_clip_grads_with_norm_"
+"""Of ``torch.nn.utils.clip_grad``: what ``clip_grad_norm_`` calls with the total norm."""
 _NEVER = 2**64 - 1
 """Sequence number of nodes that have none (AccumulateGrad)."""
 
@@ -69,11 +75,56 @@ def compile_in_use() -> bool:
     return any(backend is not None for backend in backends.values())
 
 
+def eagerly() -> AbstractContextManager[Any]:
+    """Inside, code of torch.compile runs as it was written; nothing where this torch cannot."""
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None or not compile_in_use():
+        return contextlib.nullcontext()
+    return cast(AbstractContextManager[Any], stance("force_eager"))
+
+
 def is_compiled(module: torch.nn.Module) -> bool:
     """Whether calls of this very module go to code made by torch.compile."""
     if getattr(module, "_compiled_call_impl", None) is not None:
         return True
+    return is_compile_wrapper(module)
+
+
+def is_compile_wrapper(module: torch.nn.Module) -> bool:
+    """Whether this is the module that torch.compile puts around another one."""
     return type(module).__name__ == "OptimizedModule"
+
+
+def is_compiled_function(thing: Any) -> bool:
+    """Whether a function was made by torch.compile; False if unknown."""
+    attributes = getattr(thing, "__dict__", None)
+    if not isinstance(attributes, dict) or "_torchdynamo_orig_callable" not in attributes:
+        return False
+    return not attributes.get("_torchdynamo_disable", False)  # made to be left alone
+
+
+def compiled_functions() -> list[Any]:
+    """Every living function that torch.compile has made, those of modules left out.
+
+    It looks through all objects of the process; without torch.compile in use it does not.
+    """
+    if "torch._dynamo" not in sys.modules or not compile_in_use():
+        return []
+    # of a proxy only the type may be asked: what it stands for may be gone
+    functions = [thing for thing in gc.get_objects() if type(thing) is FunctionType]
+    return [f for f in functions if is_compiled_function(f) and not _calls_module(f)]
+
+
+def _calls_module(function: Any) -> bool:
+    target = inspect.unwrap(compile_target(function))
+    whole = getattr(target, "__name__", "") in ("__call__", "_call_impl", "_wrapped_call_impl")
+    bound = isinstance(getattr(target, "__self__", None), torch.nn.Module)
+    return isinstance(target, torch.nn.Module) or (whole and bound)
+
+
+def compile_target(function: Any) -> Any:
+    """What a function that torch.compile has made was made of; None if unknown."""
+    return getattr(function, "_torchdynamo_orig_callable", None)
 
 
 def step_code() -> CodeType | None:
@@ -83,8 +134,49 @@ def step_code() -> CodeType | None:
 
 
 def version(tensor: torch.Tensor) -> int:
-    """Count of the changes in place of a tensor; -1 for one of inference mode, which has none."""
-    return -1 if tensor.is_inference() else tensor._version
+    """Count of the changes in place of a tensor; -1 for one of inference mode, which has none.
+
+    -1 also where it is unknown: then a tensor that is changed between two names counts once.
+    """
+    return -1 if tensor.is_inference() else getattr(tensor, "_version", -1)
+
+
+def versions_kept(tensors: Sequence[torch.Tensor]) -> AbstractContextManager[Any]:
+    """At its end the counts of changes in place are as before; nothing where torch cannot.
+
+    For tensors whose numbers are put back: a graph that has saved one of them is still right.
+    """
+    kept = getattr(torch.autograd, "_unsafe_preserve_version_counter", None)
+    usual = tuple(tensor for tensor in tensors if not tensor.is_inference())
+    if kept is None or not usual:
+        return contextlib.nullcontext()
+    return cast(AbstractContextManager[Any], kept(usual))
+
+
+def own_dispatch(kind: type[torch.Tensor]) -> bool:
+    """Whether a tensor class has its own ``__torch_dispatch__``: any operation may run its code."""
+    return kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def base_tensor(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor``, detached, as a plain tensor; no ``__torch_function__`` of its class is called."""
+    disable = getattr(torch._C, "DisableTorchFunctionSubclass", None)
+    if disable is None:
+        return torch.Tensor.as_subclass(tensor.detach(), torch.Tensor)
+    with disable():
+        return tensor.detach().as_subclass(torch.Tensor)
+
+
+def norms(tensors: list[torch.Tensor], dtype: torch.dtype) -> list[torch.Tensor]:
+    """Norm of each tensor, 0-dim, summed in ``dtype``; in one call where this torch has one.
+
+    Raises:
+        RuntimeError: they are of several devices or number formats.
+    """
+    probe = getattr(torch, "_foreach_norm", None)
+    if probe is not None:
+        return list(probe(tensors, dtype=dtype))
+    return [torch.linalg.vector_norm(tensor, dtype=dtype) for tensor in tensors]
 
 
 def tracing() -> bool:
@@ -138,6 +230,12 @@ def _packed_by_hooks(raw: Any) -> bool:
     return getattr(raw, "unpack_hook", raw) is not None
 
 
+def function_modes() -> int:
+    """Function modes that are entered in this thread; -1 if unknown."""
+    stack = getattr(torch.overrides, "_get_current_function_mode_stack", None)
+    return len(stack()) if stack is not None else -1
+
+
 def remove_function_mode(mode: TorchFunctionMode) -> bool:
     """Take ``mode`` off this thread's stack of function modes, wherever it stands.
 
@@ -151,7 +249,7 @@ def remove_function_mode(mode: TorchFunctionMode) -> bool:
     stack = getattr(overrides, "_get_current_function_mode_stack", None)
     pop, push = getattr(overrides, "_pop_mode", None), getattr(overrides, "_push_mode", None)
     if stack is None or pop is None or push is None:
-        mode.__exit__(None, None, None)
+        TorchFunctionMode.__exit__(mode, None, None, None)
         return True
     if not any(entry is mode for entry in stack()):
         return False

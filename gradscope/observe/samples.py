@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from gradscope.observe import private
+
+Count = TypeVar("Count", int, npt.NDArray[np.int64])
+
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+_PLAIN_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def plain(tensor: Tensor) -> Tensor | None:
     """``tensor`` as a detached dense real tensor with the same norm, None if there is no way.
 
     Sparse: the values of the coalesced tensor (an uncoalesced one counts an index several times).
-    Complex: seen as pairs of reals. Nested: its values. DTensor: this rank's shard.
+    Complex: seen as pairs of reals. Nested: its values. DTensor: this rank's shard. A subclass
+    that stands for numbers held elsewhere (quantised weights): there is no way.
     """
+    if (
+        type(tensor) in _PLAIN_TYPES
+        and tensor.dtype in _PLAIN_DTYPES
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+    ):
+        # nearly every tensor there is, told apart without the detours of the others
+        return tensor.detach() if tensor.requires_grad else tensor
+    if private.own_dispatch(type(tensor)):
+        local = getattr(tensor, "to_local", None)
+        if local is not None:
+            tensor = local()
+        elif not tensor.is_nested:
+            return None
+    elif type(tensor) not in _PLAIN_TYPES:
+        tensor = private.base_tensor(tensor)
     tensor = tensor.detach()
-    local = getattr(tensor, "to_local", None)
-    if local is not None:
-        tensor = local()
     if tensor.layout is torch.jagged or tensor.is_nested:
         tensor = tensor.values()
     elif tensor.layout in (torch.sparse_coo,):
@@ -44,7 +68,7 @@ def distinct(tensor: Tensor) -> tuple[Tensor, int]:
     )
     once = tensor[first]
     times = tensor.numel() // max(once.numel(), 1)
-    return (flat_sample(once, once.numel()) if _dense(once) else once), times
+    return (flat_sample(once, once.numel()) if is_dense(once) else once), times
 
 
 def columns(tensor: Tensor, size: int) -> Tensor:
@@ -65,10 +89,8 @@ def flat_sample(tensor: Tensor, size: int) -> Tensor:
     the same positions on every step.
     """
     count = tensor.numel()
-    stride = -(-count // size) if count > size else 1
-    # an odd stride meets all columns of a power-of-two matrix, an even one only some
-    stride += 1 - stride % 2
-    if _dense(tensor):
+    stride = sample_stride(count, size)
+    if is_dense(tensor):
         return tensor.as_strided((count,), (1,), tensor.storage_offset())[::stride]
     if stride == 1:
         return tensor.reshape(-1)
@@ -77,7 +99,17 @@ def flat_sample(tensor: Tensor, size: int) -> Tensor:
     return tensor[torch.unravel_index(positions, tensor.shape)]
 
 
-def _dense(tensor: Tensor) -> bool:
+def sample_stride(count: Count, size: int) -> Count:
+    """The stride at which ``count`` elements are sampled, for one tensor or an array of them.
+
+    Odd: an even one would meet only some columns of a matrix whose width is a power of two.
+    """
+    stride = -(-count // size)
+    return stride + 1 - stride % 2
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether the elements lie in one block of memory without gaps, in any order of axes."""
     if tensor.is_contiguous():
         return True
     expected = 1

@@ -2,8 +2,9 @@
 
 Legend: P tensors of one call, all on one device.
 
-Exact numbers read each tensor where it lies (no copy, except that small tensors of one shape are
-stacked and read together); everything stays 0-dim on the device until one transfer at the end.
+Exact numbers read each tensor where it lies, by the compiled kernel where it was built (kernel.py),
+else by torch's operations: no copy, except that small tensors of one shape are stacked and read
+together; everything stays 0-dim on the device until one transfer at the end.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradscope.observe.samples import flat_sample
+from gradscope.observe import kernel
+from gradscope.observe.samples import flat_sample, is_dense, sample_stride
 from gradscope.recording.facts import EXPONENT_BINS, EXPONENT_EDGES, SAMPLE_SIZE
 
 Floats = npt.NDArray[np.float64]
@@ -66,30 +68,53 @@ def moments(tensors: Sequence[Tensor], *, exponents: bool) -> Moments:
         exponents: also make the histogram of binary exponents.
     """
     total = len(tensors)
-    exact = torch.zeros((total, 3), dtype=torch.float64, device=_device(tensors))
-    for indices in _groups(tensors):
-        _exact(tensors, indices, exact)
-    samples = [flat_sample(tensor, SAMPLE_SIZE) for tensor in tensors]
-    looked_at = np.array([len(sample) for sample in samples], np.int32)
-    histogram = _histogram(samples, looked_at, full=exponents)
-    numbers, bins = exact.cpu().numpy(), histogram.cpu().numpy()
-    sum_sq, max_abs = numbers[:, 1] ** 2, numbers[:, 2]
-    for i in np.flatnonzero(~np.isfinite(sum_sq) & np.isfinite(max_abs)).tolist():
-        # the norm overflowed in its own precision although every element is finite
-        sum_sq[i] = float(tensors[i].double().square().sum())
+    counts = np.array([tensor.numel() for tensor in tensors], np.int64)
+    strides = sample_stride(counts, SAMPLE_SIZE)
+    numbers = np.zeros((total, 3))
+    zeros = np.zeros(total, np.int32)
+    bins = np.zeros((total, EXPONENT_BINS), np.uint16) if exponents else None
+    compiled = np.zeros(total, bool)
+    if kernel.library() is not None:
+        compiled[:] = [t.dtype in kernel.KINDS and t.is_cpu and is_dense(t) for t in tensors]
+    for chosen, read in ((compiled, kernel.moments), (~compiled, _by_torch)):
+        indices = np.flatnonzero(chosen)
+        if len(indices):
+            some = [tensors[i] for i in indices.tolist()]
+            found, none, histogram = read(some, strides[indices], exponents=exponents)
+            numbers[indices], zeros[indices] = found, none
+            if bins is not None and histogram is not None:
+                bins[indices] = histogram
     return Moments(
-        count=np.array([tensor.numel() for tensor in tensors], np.int64),
+        count=counts,
         sum=numbers[:, 0],
-        sum_sq=sum_sq,
-        max_abs=max_abs,
-        looked_at=looked_at,
-        zeros=bins[:, -1].astype(np.int32),
-        exponents=bins[:, :EXPONENT_BINS].astype(np.uint16) if exponents else None,
+        sum_sq=numbers[:, 1],
+        max_abs=numbers[:, 2],
+        looked_at=-(-counts // strides).astype(np.int32),
+        zeros=zeros,
+        exponents=bins,
     )
 
 
-def _device(tensors: Sequence[Tensor]) -> torch.device:
-    return tensors[0].device if tensors else torch.device("cpu")
+def _by_torch(
+    tensors: Sequence[Tensor], strides: npt.NDArray[np.int64], *, exponents: bool
+) -> tuple[Floats, npt.NDArray[np.int32], npt.NDArray[np.uint16] | None]:
+    """As ``kernel.moments``, by torch's operations, for dense tensors anywhere and of any strides.
+
+    float32 is summed pairwise in float32: the error of a sum is some 1e-6 of that of magnitudes.
+    """
+    exact = torch.zeros((len(tensors), 3), dtype=torch.float64, device=tensors[0].device)
+    for indices in _groups(tensors):
+        _exact(tensors, indices, exact)
+    samples = [flat_sample(tensor, SAMPLE_SIZE) for tensor in tensors]
+    histogram = _histogram(samples, np.array([len(s) for s in samples], np.int32), full=exponents)
+    numbers, bins = exact.cpu().numpy(), histogram.cpu().numpy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        numbers[:, 1] **= 2
+    for i in np.flatnonzero(~np.isfinite(numbers[:, 1]) & np.isfinite(numbers[:, 2])).tolist():
+        # the norm overflowed in its own precision although every element is finite
+        numbers[i, 1] = float(tensors[i].double().square().sum())
+    histogram_bins = bins[:, :EXPONENT_BINS].astype(np.uint16) if exponents else None
+    return numbers, bins[:, -1].astype(np.int32), histogram_bins
 
 
 def _groups(tensors: Sequence[Tensor]) -> list[list[int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,8 +35,9 @@ def module_record(
         for name in _SETTINGS
         if isinstance(value := getattr(module, name, None), (bool, int, float, str, tuple))
     }
-    if "weight" in module._parameters:
-        settings["bias"] = module._parameters.get("bias") is not None
+    parameters = dict(module._parameters.items())  # a TorchScript module's are no dict
+    if "weight" in parameters:
+        settings["bias"] = parameters.get("bias") is not None
     return {
         "module": place.identity,
         "root": place.root,
@@ -52,7 +53,7 @@ def module_record(
         "registered": place.registered,
         "activation": None if kind is None else int(kind),
         "parameters": sum(
-            p.numel() for p in module._parameters.values() if p is not None and not is_lazy(p)
+            p.numel() for p in parameters.values() if p is not None and not is_lazy(p)
         ),
         "order": None,
         "calls": None,
@@ -69,7 +70,7 @@ def parameter_record(
     parameter: Tensor, place: Place, optimizer: tuple[int, int], step: int
 ) -> dict[str, Any]:
     """The record of one parameter without what the graph shows (reached or not)."""
-    shape = list(parameter.shape)
+    shape = shape_of(parameter)
     fan_in, fan_out = fans(shape)
     return {
         "parameter": place.identity,
@@ -81,6 +82,7 @@ def parameter_record(
         "count": parameter.numel(),
         "dtype": str(parameter.dtype).removeprefix("torch."),
         "device": str(parameter.device),
+        "shard": shard_of(parameter),
         "requires_grad": parameter.requires_grad,
         "registered": place.registered,
         "optimizer": optimizer[0],
@@ -111,9 +113,39 @@ def initial_statistics(parameter: Tensor) -> Mapping[str, Any]:
     return {"initial_mean": mean, "initial_std": std, "equal_rows": equal}
 
 
+def shard_of(parameter: Tensor) -> dict[str, Any] | None:
+    """Of how many parts a DTensor's part on this rank is one; None for a tensor that is whole."""
+    placements, mesh = (
+        getattr(parameter, "placements", None),
+        getattr(parameter, "device_mesh", None),
+    )
+    if placements is None or mesh is None:
+        return None
+    where = mesh.get_coordinate() or [0] * len(placements)
+    parts, copy = 1, False
+    for axis, placement in enumerate(placements):
+        if placement.is_shard():
+            parts *= int(mesh.size(axis))
+        elif where[axis]:
+            copy = True
+    return {"parts": parts, "copy": copy} if parts > 1 else None
+
+
+def shape_of(tensor: Tensor) -> list[int]:
+    """Length of each axis, -1 for one whose length differs from piece to piece (nested tensors)."""
+    if tensor.is_nested and tensor.layout is torch.strided:
+        return [tensor.size(0), *[-1] * (tensor.dim() - 1)]
+    return lengths(tensor.shape)
+
+
+def lengths(shape: Sequence[Any]) -> list[int]:
+    """A shape as JSON can hold it, -1 for a length that is no number."""
+    return [size if type(size) is int else -1 for size in shape]
+
+
 def fans(shape: list[int]) -> tuple[int | None, int | None]:
     """Fan in and fan out of a weight: inputs (outputs) times receptive field; None for vectors."""
-    if len(shape) < 2:
+    if len(shape) < 2 or min(shape) < 0:
         return None, None
     field = math.prod(shape[2:])
     return shape[1] * field, shape[0] * field

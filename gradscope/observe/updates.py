@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,70 +45,118 @@ class UpdateWatch:
         """Make one; ``exact`` compares all elements, in the memory of a copy of all parameters."""
         self._size = sys.maxsize if exact else UPDATE_SAMPLE_SIZE
         self._origin: dict[int, Tensor] = {}
-        self._taken: tuple[list[tuple[int, Tensor]], Layout, Tensor, Tensor] | None = None
+        self._taken: tuple[Layout, Tensor, Tensor] | None = None
+        self._touched: dict[int, Tensor] = {}
+        """Rows that a sparse gradient touches, by parameter id."""
+
+    def drop(self) -> None:
+        """Forget what ``before`` took."""
+        self._taken = None
 
     @torch.no_grad()
-    def before(self, parameters: Sequence[tuple[int, Tensor]], scale: Tensor | None = None) -> None:
+    def before(
+        self,
+        parameters: Sequence[tuple[int, Tensor]],
+        scale: Tensor | None = None,
+        given: Mapping[int, Tensor] | None = None,
+    ) -> None:
         """Take the samples of parameters and their gradients just before the step.
+
+        Of a parameter with a sparse gradient only the rows that it touches are looked at.
 
         Args:
             parameters: id and parameter.
             scale: what a fused optimizer will divide the gradients by, or None.
+            given: gradients by id that are used in place of ``.grad``.
         """
-        kept: list[tuple[int, Tensor]] = []
+        ids: list[int] = []
         values: list[Tensor] = []
         grads: list[Tensor] = []
         counts: list[int] = []
+        self._touched = {}
         for identity, parameter in parameters:
             dense = plain(parameter)
             if dense is None or not dense.numel():
                 continue
-            sample = flat_sample(dense, self._size)
-            grad = parameter.grad
-            # a sparse gradient has no element at most positions: its inner product is not looked at
-            usable = grad is not None and grad.layout is torch.strided
-            dense_grad = plain(grad) if usable and grad is not None else None
-            kept.append((identity, parameter))
+            grad = given.get(identity, parameter.grad) if given else parameter.grad
+            slopes = self._slopes(identity, dense, grad)
+            value = self._values(identity, dense)
+            ids.append(identity)
             counts.append(dense.numel())
-            values.append(sample.to(torch.float32))
-            if dense_grad is not None and dense_grad.shape == dense.shape:
-                grads.append(flat_sample(dense_grad, self._size).to(torch.float32))
-            else:
-                grads.append(torch.full_like(values[-1], torch.nan))
-        if not kept:
+            values.append(value)
+            grads.append(torch.full_like(value, torch.nan) if slopes is None else slopes)
+        if not ids:
             self._taken = None
             return
         lengths = np.array([len(value) for value in values], np.int64)
-        layout = Layout(
-            np.array([identity for identity, _ in kept], np.int32),
-            np.array(counts, np.int64),
-            np.concatenate([[0], np.cumsum(lengths)[:-1]]),
-            lengths,
-        )
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        layout = Layout(np.array(ids, np.int32), np.array(counts, np.int64), starts, lengths)
         gradient, before = _joined(grads), _joined(values)
         if scale is not None:
             gradient = gradient / float(scale)
-        for (identity, _), start, length in zip(kept, layout.starts, lengths, strict=True):
+        for identity, start, length in zip(ids, starts, lengths, strict=True):
             origin = self._origin.get(identity)
             # a parameter that was given other data of another size begins anew
-            if origin is None or len(origin) != length:
+            if identity not in self._touched and (origin is None or len(origin) != length):
                 self._origin[identity] = before[start : start + length].clone()
-        self._taken = kept, layout, before, gradient
+        self._taken = layout, before, gradient
+
+    def _slopes(self, identity: int, dense: Tensor, grad: Tensor | None) -> Tensor | None:
+        """The gradient at the elements that are looked at; remembers the rows of a sparse one."""
+        if grad is None:
+            return None
+        if grad.layout is torch.sparse_coo and grad.sparse_dim() == 1 and dense.dim():
+            grad = grad.detach().coalesce()
+            if not grad.values().numel():
+                return None
+            self._touched[identity] = grad.indices()[0]
+            return flat_sample(grad.values(), self._size).to(torch.float32)
+        found = plain(grad) if grad.layout is torch.strided else None
+        if found is None or found.shape != dense.shape:
+            return None
+        return flat_sample(found, self._size).to(torch.float32)
+
+    def _values(self, identity: int, dense: Tensor) -> Tensor:
+        rows = self._touched.get(identity)
+        some = dense if rows is None else dense[rows]
+        return flat_sample(some, self._size).to(torch.float32)
 
     @torch.no_grad()
-    def after(self, step: int) -> tuple[Rows, Rows]:
-        """Rows of ``updates`` and of ``sketches`` for the samples taken by ``before``."""
+    def after(self, step: int, parameter: Callable[[int], Tensor | None]) -> tuple[Rows, Rows]:
+        """Rows of ``updates`` and of ``sketches`` for the samples taken by ``before``.
+
+        Args:
+            step: the step.
+            parameter: the parameter with an id, None for one that is gone: none is held in between.
+        """
         if self._taken is None:
             return np.zeros(0, UPDATES.dtype), np.zeros(0, SKETCHES.dtype)
-        kept, layout, before, gradient = self._taken
+        layout, before, gradient = self._taken
         self._taken = None
-        now = _joined([self._sample(parameter) for _, parameter in kept])
-        first = _joined([self._origin[identity] for identity, _ in kept])
-        old, new, grad, origin = (
-            value.cpu().numpy().astype(np.float64) for value in (before, now, gradient, first)
-        )
+        samples, first = [], []
+        for identity, start, length in zip(
+            layout.ids.tolist(), layout.starts, layout.lengths, strict=True
+        ):
+            old = before[start : start + length]
+            now = self._now(identity, parameter(identity))
+            if now is None or len(now) != length:  # it is gone, or has other data
+                now = torch.full_like(old, torch.nan)
+            samples.append(now)
+            away = identity in self._touched
+            first.append(torch.full_like(old, torch.nan) if away else self._origin[identity])
+        return self._rows(step, layout, (before, _joined(samples), gradient, _joined(first)))
+
+    def _now(self, identity: int, parameter: Tensor | None) -> Tensor | None:
+        dense = None if parameter is None else plain(parameter)
+        return None if dense is None else self._values(identity, dense)
+
+    @staticmethod
+    def _rows(
+        step: int, layout: Layout, read: tuple[Tensor, Tensor, Tensor, Tensor]
+    ) -> tuple[Rows, Rows]:
+        old, new, grad, origin = (value.cpu().numpy().astype(np.float64) for value in read)
         delta = new - old
-        rows = np.zeros(len(kept), UPDATES.dtype)
+        rows = np.zeros(len(layout.ids), UPDATES.dtype)
         rows["step"] = step
         rows["parameter"] = layout.ids
         rows["count"] = layout.counts
@@ -130,11 +178,6 @@ class UpdateWatch:
                 ]
             )
         return rows, sketches
-
-    def _sample(self, parameter: Tensor) -> Tensor:
-        dense = plain(parameter)
-        assert dense is not None, "only parameters that could be read before the step are kept"
-        return flat_sample(dense, self._size).to(torch.float32)
 
 
 def _joined(samples: Sequence[Tensor]) -> Tensor:

@@ -46,6 +46,9 @@ def default_folder(target: str) -> Path:
         when = start_time(pid) or 0.0
     stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(when)) if when else "launch"
     name = f"{_stem(target)}-{stamp}-{pid}"
+    if (restarts := os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) != "0":
+        # the launcher is the same, the run another one
+        name = f"{name}-restart{restarts}"
     _given[name] += 1
     # a second recording of one process within a second; on ranks: the second of each rank
     return home / (name if _given[name] == 1 else f"{name}-{_given[name]}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from gradscope.errors import RecordingError
 from gradscope.recording import shards
 from gradscope.recording.contents import Contents, gather, parse
+from gradscope.recording.ranks import unfinished
 from gradscope.recording.reader import Recording
 from gradscope.recording.segments import MAX_GROUP
 
@@ -28,8 +29,9 @@ _MAX_RANKS = 1_000_000
 def load_run(path: str | os.PathLike[str]) -> Recording:
     """The recording in a run folder.
 
-    The tables are those of the lowest rank (the replicas of a model are equal); every other
-    shard, of another rank or of a forked process, stands in ``Recording.shards`` by its name.
+    The tables are those of the lowest rank that has made a step (the replicas of a model are
+    equal; the parts of sharded parameters are put together); every other shard, of another rank or
+    of a forked process, stands in ``Recording.shards`` by its name.
 
     Args:
         path: the run folder.
@@ -140,8 +142,23 @@ def _recording(
 
 def _joined(read: Mapping[str, Recording], unread: list[str]) -> Recording:
     """The first shard's recording, which knows of the others and of what is missing."""
-    (first, shown), *others = read.items()
+    (first, shown), *others = _shown_first(read)
     lost = [*unread, *(sentence for _, other in others for sentence in other.lost)]
+    ranks = {
+        shards.rank_of(name): recording
+        for name, recording in [(first, shown), *others]
+        if not shards.is_fork(name)
+    }
+    trained = [name for name, other in others if shards.is_fork(name) and other.count("steps")]
+    if trained:
+        named = ", ".join(trained[:_MAX_NAMED])
+        lost.append(
+            f"{len(trained) + 1} processes trained, each with a file of its own: shown is {first}; "
+            f"the others ({named}) are in Recording.shards"
+        )
+    lost += unfinished({rank: (r.run, r.count("steps"), r.alive) for rank, r in ranks.items()})
+    shown, apart = shown.completed_by(ranks)
+    lost += apart
     size = shown.run.get("world_size")
     world = min(size, _MAX_RANKS) if isinstance(size, int) else 1
     present = {shards.rank_of(shard) for shard in read if not shards.is_fork(shard)}
@@ -151,6 +168,13 @@ def _joined(read: Mapping[str, Recording], unread: list[str]) -> Recording:
         more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
         lost.append(f"nothing of rank {named}{more} of {max(world, 1)} was found; shown is {first}")
     return shown.with_shards(dict(others), lost)
+
+
+def _shown_first(read: Mapping[str, Recording]) -> list[tuple[str, Recording]]:
+    """The recordings, the one to be shown first: the first in order that holds a step."""
+    ordered = list(read.items())
+    trained = next((item for item in ordered if item[1].count("steps")), ordered[0])
+    return [trained, *(item for item in ordered if item is not trained)]
 
 
 def _instead(folder: Path) -> str:

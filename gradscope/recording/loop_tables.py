@@ -154,7 +154,16 @@ ALARMS = Table(
             "origin",
             "json",
             "",
-            "{operation, phase, module (id), file, line, samples, reason} or null",
+            "{operation, phase, module (id), file, line, samples, reason, operands, exact} or "
+            "null; exact: the line is that of the operation, not that of the backward call",
+        ),
+        Column(
+            "run_up",
+            "json",
+            "",
+            "what the trip-wire saw of up to 64 steps before: [{step, loss, norm (as a clip "
+            "computed it), rms: {parameter id: root mean square of at most 64 elements of its "
+            "gradient}}]; of a sampled step the whole is in table gradients",
         ),
     ),
 )

@@ -63,6 +63,30 @@ def merge_by(parts: Sequence[Rows], keys: Sequence[str]) -> Rows:
     return merged
 
 
+def merge_updates(parts: Sequence[Rows]) -> Rows:
+    """Rows of table ``updates`` of parts of parameters, one for each step and parameter.
+
+    Args:
+        parts: arrays of one dtype. Sums over the elements looked at add; a part without a gradient
+            (NaN) counts nothing where another has one.
+    """
+    every = np.concatenate(list(parts))
+    keys, index = np.unique(every[["step", "parameter"]], return_inverse=True)
+    merged = np.zeros(len(keys), every.dtype)
+    merged["step"], merged["parameter"] = keys["step"], keys["parameter"]
+    for name in every.dtype.names or ():
+        if name in ("step", "parameter"):
+            continue
+        values = every[name].astype(np.float64)
+        known = ~np.isnan(values)
+        total = np.bincount(index[known], values[known], len(keys))
+        seen = np.bincount(index[known], minlength=len(keys)) > 0
+        if merged[name].dtype.kind == "f":
+            total = np.where(seen, total, np.nan)
+        merged[name] = total
+    return merged
+
+
 def _add(total: Rows, part: Rows) -> None:
     """Add ``part`` into ``total``, in place."""
     names = total.dtype.names or ()

@@ -18,6 +18,13 @@ PARAMETERS = Table(
         Column("count", "int", "elements", "number of elements"),
         Column("dtype", "text", "", "torch dtype without the prefix, e.g. float32"),
         Column("device", "text", "", "device"),
+        Column(
+            "shard",
+            "json",
+            "",
+            "for a DTensor of which this rank holds a part: {parts, the number of parts; copy, "
+            "whether another rank records the same part}; null: the rank holds all of it",
+        ),
         Column("requires_grad", "bool", "", "whether it requires grad"),
         Column("registered", "bool", "", "found by named_parameters() of the root"),
         Column("optimizer", "int", "", "ordinal of the optimizer that holds it; -1: none"),

@@ -6,8 +6,10 @@ Nothing here judges; the frames hold what was recorded, with names in place of i
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import pandas as pd
 
 from gradscope.recording import names
 from gradscope.recording.facts import BY_NAME, Column, Table
+from gradscope.recording.ranks import Part, put_together
 from gradscope.recording.schema import Rows
 
 _RECORD_DTYPES = {
@@ -93,6 +96,32 @@ class Recording:
         joined.shards = dict(others)
         return joined
 
+    def completed_by(self, ranks: Mapping[int, Recording]) -> tuple[Recording, list[str]]:
+        """This recording with sharded parameters put together from all ranks, see ``ranks.py``.
+
+        Args:
+            ranks: the recordings of all ranks by rank, this one among them.
+
+        Returns:
+            The recording, and sentences about what could not be put together.
+        """
+        others = [(rank, other) for rank, other in sorted(ranks.items()) if other is not self]
+        own = next((rank for rank, other in ranks.items() if other is self), 0)
+        parts = [Part(own, self._rows, self._records)]
+        parts += [Part(rank, other._rows, other._records) for rank, other in others]
+        rows, records, said = put_together(parts)
+        if not rows and not records:
+            return self, said
+        completed = Recording(
+            {**self._rows, **rows},
+            {**self._records, **records},
+            blobs=self._blobs,
+            lost=self.lost,
+            path=self.path,
+            alive=self.alive,
+        )
+        return completed, said
+
     # ------------------------------------------------------------------ frames
 
     @cached_property
@@ -148,15 +177,15 @@ class Recording:
     def parameters(self) -> pd.DataFrame:
         """One row a parameter, as last recorded, indexed by id, with its ``name``."""
         frame = self._record_frame(BY_NAME["parameters"], last_by="parameter")
-        frame["name"] = frame["parameter"].map(self.parameter_names)
-        frame["module_name"] = frame["module"].map(self.module_names)
+        frame["name"] = _names_of(frame["parameter"], self.parameter_names)
+        frame["module_name"] = _names_of(frame["module"], self.module_names)
         return frame.set_index("parameter", drop=False)
 
     @cached_property
     def modules(self) -> pd.DataFrame:
         """One row a module, as last recorded, indexed by id, with its ``name``."""
         frame = self._record_frame(BY_NAME["modules"], last_by="module")
-        frame["name"] = frame["module"].map(self.module_names)
+        frame["name"] = _names_of(frame["module"], self.module_names)
         return frame.set_index("module", drop=False)
 
     @cached_property
@@ -266,6 +295,19 @@ class Recording:
         """Sentences about what was inferred."""
         return _sentences(self.run.get("assumptions"))
 
+    def export(self, to: str, out: str | os.PathLike[str]) -> list[Path]:
+        """Write the recording as ``parquet``, ``csv`` or ``tensorboard`` into the folder ``out``.
+
+        Returns:
+            The files.
+
+        Raises:
+            UsageError: no such format, pyarrow is not installed, or a file cannot be written.
+        """
+        from gradscope.recording.export import export
+
+        return export(self, to, out)
+
     def __repr__(self) -> str:
         model = self.run.get("model", "?")
         return (
@@ -338,7 +380,13 @@ def _named(ids: npt.NDArray[Any], known: Mapping[int, str]) -> pd.Categorical:
         labels[label if label not in labels else f"{label}#{identity}"] = None
     codes = np.searchsorted(np.asarray(order or [0]), ids)
     codes = np.where(np.isin(ids, order), codes, -1)
-    return pd.Categorical.from_codes(codes, categories=list(labels))
+    return pd.Categorical.from_codes(codes, categories=pd.Index(list(labels), dtype=object))
+
+
+def _names_of(ids: pd.Series, known: Mapping[int, str]) -> pd.Series:
+    # object: where pyarrow is installed, pandas would make UTF-8 of texts, and a name may hold
+    # half of a surrogate pair
+    return pd.Series([known.get(identity) for identity in ids], index=ids.index, dtype=object)
 
 
 def _series(values: list[Any], column: Column) -> pd.Series:

@@ -93,6 +93,8 @@ RUN_KEYS: dict[str, str] = {
     "interrupted": "why the run ended early, e.g. 'interrupted at step 17'; absent otherwise",
     "failed": "what stopped the user's code, e.g. 'the forward pass failed at step 17: …'; "
     "or absent",
+    "exit_code": "exit code of the script that `run` ran; absent for other commands, and while it "
+    "runs",
     "first_step": "number of the first step",
     "settings": "the settings in force",
 }

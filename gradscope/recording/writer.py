@@ -48,6 +48,7 @@ class Writer:
         *,
         rank: int = 0,
         overwrite: bool = False,
+        joins: bool = False,
         policy: Policy | None = None,
     ) -> None:
         """Take the folder and begin the shard of ``rank``.
@@ -56,6 +57,8 @@ class Writer:
             folder: the run folder; it and its parents are made.
             rank: rank of this process; the ranks of one run share the folder.
             overwrite: replace an earlier recording in the folder.
+            joins: the folder was claimed for this run already. A shard of ``rank`` that stands
+                there is another process's of the same run: then this one's is named as a fork's.
             policy: what is kept of a long run; None for the usual limits.
 
         Raises:
@@ -76,10 +79,11 @@ class Writer:
         self._facts: dict[str, bytes] = {}
         self._course = Course(self._policy)
         self._shard: OpenShard | None = None
-        claim(self.folder, rank, overwrite=overwrite)
         name = shards.shard_name(rank)
+        if not joins:
+            claim(self.folder, rank, overwrite=overwrite)
         try:
-            self._shard = OpenShard(self.folder, name, self._policy, forked_from=None)
+            self._shard = self._joined(name) if joins else self._open(name)
             self._pending = [*self._identity()]
             self._commit()
         except FileExistsError:
@@ -88,6 +92,18 @@ class Writer:
         except OSError as error:
             self._release(complete=False)
             raise unusable(self.folder, error) from error
+
+    def _open(self, name: str) -> OpenShard:
+        return OpenShard(self.folder, name, self._policy, forked_from=None)
+
+    def _joined(self, name: str) -> OpenShard:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            if not shards.files_of(self.folder, name):
+                return self._open(name)
+        except FileExistsError:
+            pass  # a sibling was faster
+        return self._open(shards.shard_name(self._rank, forked=self._pid))
 
     def rows(self, table: str, rows: Rows, blob: bytes = b"") -> None:
         """Add rows of a row table.

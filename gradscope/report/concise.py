@@ -18,8 +18,10 @@ def render(diagnosis: Diagnosis) -> str:
     for finding in diagnosis.findings:
         where = one_line(str(summary.where(finding) or diagnosis.target or "-"))
         place = summary.place(finding, diagnosis.recording)
+        known = ", known" if diagnosis.is_known(finding) else ""
         found.append(
             f"{where}: {one_line(finding.code)} {one_line(finding.name)} "
-            f"({finding.severity}, {finding.confidence}) {place}: {one_line(finding.summary)}"
+            f"({finding.severity}, {finding.confidence}{known}) {place}: "
+            f"{one_line(finding.summary)}"
         )
     return "\n".join(found or [summary.verdict(diagnosis, run_facts(diagnosis.recording))]) + "\n"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.errors import UsageError
-from gradscope.report import concise, github, json, junit, markdown, sarif, terminal
-from gradscope.report.screen import Screen
+
+if TYPE_CHECKING:
+    from gradscope.diagnose.diagnosis import Diagnosis
+    from gradscope.report.screen import Screen
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +30,29 @@ class Format:
     render: Callable[[Diagnosis], str]
 
 
-def _html(diagnosis: Diagnosis) -> str:
-    # plotly and jinja2 take longer to import than the other formats take to write
-    from gradscope.report import html
+def _by(module: str) -> Callable[[Diagnosis], str]:
+    """``render`` of a module of this package, which is imported when it is called.
 
-    return html.render(diagnosis)
+    plotly, jinja2 and pandas take longer to import than most formats take to write, and under
+    ``gradscope run`` no library is imported before the script.
+    """
+
+    def render(diagnosis: Diagnosis) -> str:
+        text: str = import_module(f"gradscope.report.{module}").render(diagnosis)
+        return text
+
+    return render
 
 
 FORMATS: tuple[Format, ...] = (
-    Format("full", ".txt", terminal.render),
-    Format("concise", None, concise.render),
-    Format("json", ".json", json.render),
-    Format("sarif", ".sarif", sarif.render),
-    Format("junit", ".xml", junit.render),
-    Format("github", None, github.render),
-    Format("markdown", ".md", markdown.render),
-    Format("html", ".html", _html),
+    Format("full", ".txt", _by("terminal")),
+    Format("concise", None, _by("concise")),
+    Format("json", ".json", _by("json")),
+    Format("sarif", ".sarif", _by("sarif")),
+    Format("junit", ".xml", _by("junit")),
+    Format("github", None, _by("github")),
+    Format("markdown", ".md", _by("markdown")),
+    Format("html", ".html", _by("html")),
 )
 
 
@@ -65,6 +75,8 @@ def render(
         UsageError: there is no such format.
     """
     if format == "full":
+        from gradscope.report import terminal
+
         return terminal.render(diagnosis, screen=screen, report=report)
     for known in FORMATS:
         if known.name == format:

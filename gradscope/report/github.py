@@ -13,7 +13,9 @@ LEVELS: dict[Severity, str] = {"critical": "error", "warning": "warning", "note"
 
 def render(diagnosis: Diagnosis) -> str:
     """One annotation for each finding; without any, a notice that says what was checked."""
-    found = [_annotation(finding) for finding in diagnosis.findings]
+    found = [
+        _annotation(finding, known=diagnosis.is_known(finding)) for finding in diagnosis.findings
+    ]
     if diagnosis.failed:
         found.append(f"::error title=gradscope::{_message(summary.stopped(diagnosis))}")
     if not found:
@@ -22,18 +24,20 @@ def render(diagnosis: Diagnosis) -> str:
     return "\n".join(found) + "\n"
 
 
-def _annotation(finding: Finding) -> str:
+def _annotation(finding: Finding, *, known: bool) -> str:
     properties = {}
     if location := summary.where(finding):
         properties["file"] = location.file.replace("\\", "/")
         properties["line"] = str(location.line)
-    properties["title"] = f"gradscope {finding.code} {finding.name}"
+    properties["title"] = f"gradscope {finding.code} {finding.name}{' (known)' if known else ''}"
     settings = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
     parts = [one_line(finding.summary), *summary.measured(finding)]
     if finding.fixes:
         fix = finding.fixes[0]
         parts.append(f"help: {one_line(fix.title)} ({summary.tried(fix)})")
-    return f"::{LEVELS[finding.severity]} {settings}::{_message(chr(10).join(parts))}"
+    # a known finding does not fail the job, and an error there would say that it did
+    level = "notice" if known else LEVELS[finding.severity]
+    return f"::{level} {settings}::{_message(chr(10).join(parts))}"
 
 
 def _message(text: str) -> str:

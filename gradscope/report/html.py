@@ -7,27 +7,25 @@ is in view first, the rest while the browser is idle.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json as standard_json
-from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 import gradscope
 from gradscope import rules as own_rules
+from gradscope.anatomy.facts import Anatomy
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import SEVERITIES
 from gradscope.diagnose.rule import Rule
-from gradscope.report import json, page_assets, summary, theme
+from gradscope.report import json, page_assets, page_parts, summary, theme, trace_html
 from gradscope.report.clean import one_line
 from gradscope.report.escape import script_json, scrub, scrub_all
-from gradscope.report.figures import Figure, all_figures
+from gradscope.report.figures import all_figures
 from gradscope.report.run_facts import run_facts
 from gradscope.report.view import cards, checks, facts, layer_table, prose
 from gradscope.report.view.layers import layers_of
+from gradscope.report.view.naming import Names
+from gradscope.report.view.trials import mended_view
 from gradscope.rules.registry import all_rules
 
 SECTIONS = (
@@ -36,10 +34,13 @@ SECTIONS = (
     ("training", "Training"),
     ("checks", "Checks"),
     ("layers", "Layers"),
+    ("explain", "One step"),
     ("reading", "Reading"),
     ("reproduce", "Repeat"),
 )
 """The sections of the page in order, after the verdict."""
+BACKWARD = ("backward", "Backward passes")
+"""The section of a finite-difference check, after the findings; only where one was made."""
 LAYER_COLUMNS = (
     ("order", "#", True),
     ("name", "Layer", False),
@@ -54,30 +55,26 @@ LAYER_COLUMNS = (
 """Columns of the layer table: key, heading, whether its cells are numbers."""
 
 
-def render(diagnosis: Diagnosis) -> str:
+def render(diagnosis: Diagnosis, *, assets: str = "inline") -> str:
     """The page as text.
 
     Names and messages from the user's code are escaped wherever they stand, and absolute paths are
     made relative or shortened.
+
+    Args:
+        diagnosis: what to show.
+        assets: "inline" for one file; "linked" for hosts that forbid scripts inside a page: the
+            files of ``page_assets.linked_files`` have to lie beside it.
     """
-    return _environment().get_template("page.html.j2").render(_context(diagnosis)) + "\n"
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FunctionLoader(page_assets.template_source),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["clean"] = lambda text: scrub(one_line(str(text)))
-    environment.filters["breakable"] = prose.breakable
-    environment.filters["scrub"] = scrub
-    return environment
+    context = _context(diagnosis)
+    if assets == "linked":
+        context |= {"linked": page_assets.linked(), "bundle": ""}
+    return page_parts.environment().get_template("page.html.j2").render(context) + "\n"
 
 
 def _context(diagnosis: Diagnosis) -> dict[str, Any]:
+    data = json.document(diagnosis)
+    diagnosis = Names.of(diagnosis.recording).diagnosis(diagnosis)
     run = run_facts(diagnosis.recording)
     layers = layers_of(diagnosis.recording)
     codes = {finding.code for finding in diagnosis.findings}
@@ -92,23 +89,25 @@ def _context(diagnosis: Diagnosis) -> dict[str, Any]:
         "title": f"{target or 'gradscope'}: {verdict.striptags()}",
         "version": gradscope.__version__,
         "plotly": page_assets.PLOTLY_VERSION,
+        "linked": None,
         "css": Markup(theme.style_sheet() + page_assets.styles()),
         "boot": Markup(page_assets.text(page_assets.BOOT)),
         "script": Markup(page_assets.scripts()),
         "bundle": Markup(page_assets.plotly_bundle() if any(f.plot for f in figures) else ""),
-        "data": Markup(script_json(scrub_all(json.document(diagnosis)))),
-        "payload": Markup(_packed(figures)),
-        "sections": SECTIONS,
+        "data": Markup(script_json(scrub_all(data))),
+        "payload": Markup(page_parts.packed(figures)),
+        "sections": _sections(diagnosis),
         "command": diagnosis.command,
         "target": target,
         "verdict": verdict,
         "closest": prose.sentence(closest),
         "pill": _pill(diagnosis),
         "counts": _counts(diagnosis),
-        "first": cards.first_fix(found),
+        "first": cards.do_first(found),
         "strip": facts.strip(diagnosis.recording, run),
         "banners": facts.banners(diagnosis, run),
         "findings": found,
+        "mended": mended_view(diagnosis.mended),
         "no_findings": _no_findings(diagnosis),
         "figures": {figure.key: figure for figure in figures},
         "clumps": checks.clumps(diagnosis),
@@ -123,19 +122,27 @@ def _context(diagnosis: Diagnosis) -> dict[str, Any]:
         ],
         "reproduce": scrub(diagnosis.reproduce),
         "versions": facts.versions(diagnosis.recording),
+        **_explained(diagnosis),
     }
 
 
-def _packed(figures: Sequence[Figure]) -> str:
-    """What the page draws, as base64 of gzip of JSON; no NaN in it."""
-    plots = {
-        figure.key: {"plot": standard_json.loads(figure.plot.to_json()), "data": figure.data}
-        for figure in figures
-        if figure.plot is not None
-    }
-    raw = standard_json.dumps(plots, allow_nan=False, separators=(",", ":"))
-    # mtime=0: the same diagnosis gives the same page
-    return base64.b64encode(gzip.compress(raw.encode("utf-8"), 9, mtime=0)).decode("ascii")
+def _explained(diagnosis: Diagnosis) -> dict[str, Any]:
+    if not isinstance(diagnosis.explained, Anatomy):
+        return {"explained": None}
+    return {"explained": True, **trace_html.context(diagnosis.explained)}
+
+
+def _sections(diagnosis: Diagnosis) -> tuple[tuple[str, str], ...]:
+    """The sections that this run fills: a finite-difference check has no training to show."""
+    compared = () if diagnosis.recording.gradchecks.empty else (BACKWARD,)
+    alone = diagnosis.command == "gradcheck"
+    first, *rest = (
+        section
+        for section in SECTIONS
+        if not (section[0] == "explain" and diagnosis.explained is None)
+        and not (section[0] in ("gradients", "training") and alone)
+    )
+    return first, *compared, *rest
 
 
 def _page_of(rule: type[Rule]) -> str:
@@ -148,13 +155,15 @@ def _page_of(rule: type[Rule]) -> str:
 
 def _pill(diagnosis: Diagnosis) -> dict[str, str]:
     """The verdict in the bar: the worst outcome's shape, word and colour."""
-    number = len(diagnosis.findings)
+    new = diagnosis.new_findings
+    number = len(new)
     if number:
-        worst = diagnosis.findings[0].severity
-        text = f"{number} finding{'s' if number > 1 else ''}"
-        return {"kind": worst, "text": text, "target": "findings"}
-    if diagnosis.failed:
+        text = f"{number} {'new ' * bool(diagnosis.known)}finding{'s' if number > 1 else ''}"
+        return {"kind": new[0].severity, "text": text, "target": "findings"}
+    if diagnosis.failed or diagnosis.interrupted:
         return {"kind": "warning", "text": "stopped early", "target": "verdict"}
+    if diagnosis.findings:
+        return {"kind": "note", "text": f"{len(diagnosis.findings)} known", "target": "findings"}
     if not diagnosis.passed:
         return {"kind": "undecided", "text": "undecided", "target": "checks"}
     return {"kind": "passed", "text": "no finding", "target": "checks"}

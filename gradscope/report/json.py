@@ -13,9 +13,11 @@ from importlib import resources
 from typing import Any
 
 import gradscope
+from gradscope.anatomy.facts import Anatomy
 from gradscope.diagnose.diagnosis import Diagnosis
-from gradscope.diagnose.finding import Evidence, Finding, Fix, Location, Origin
+from gradscope.diagnose.finding import Evidence, Finding, Fix, Location, Mended, Origin, Trial
 from gradscope.diagnose.rule import Rule
+from gradscope.report import trace_json
 from gradscope.report.run_facts import RunFacts, run_facts
 
 SCHEMA_VERSION = 1
@@ -54,7 +56,11 @@ def document(diagnosis: Diagnosis) -> dict[str, Any]:
         "errors": list(diagnosis.errors),
         "failed": diagnosis.failed,
         "reproduce": diagnosis.reproduce,
-        "findings": [_finding(finding) for finding in diagnosis.findings],
+        "findings": [
+            {**_finding(finding), "known": diagnosis.is_known(finding)}
+            for finding in diagnosis.findings
+        ],
+        "mended": _mended(diagnosis.mended),
         "passed": [
             {**_rule(rule), "margin": _finite(passed.margin), "measured": passed.measured}
             for rule, passed in diagnosis.passed
@@ -65,7 +71,14 @@ def document(diagnosis: Diagnosis) -> dict[str, Any]:
         "undecided": [
             {**_rule(rule), "missing": outcome.missing} for rule, outcome in diagnosis.undecided
         ],
+        **_explained(diagnosis),
     }
+
+
+def _explained(diagnosis: Diagnosis) -> dict[str, Any]:
+    if not isinstance(diagnosis.explained, Anatomy):
+        return {}
+    return {"trace": trace_json.document(diagnosis.explained)["trace"]}
 
 
 def _run(facts: RunFacts) -> dict[str, Any]:
@@ -138,6 +151,20 @@ def _origin(origin: Origin | None) -> dict[str, Any] | None:
         "location": _location(origin.location),
         "samples": [int(sample) for sample in origin.samples],
         "reason": origin.reason,
+        "rank": origin.rank,
+        "operands": [
+            {
+                "role": operand.role,
+                "shape": [int(size) for size in operand.shape],
+                "dtype": operand.dtype,
+                "min": _finite(operand.low),
+                "max": _finite(operand.high),
+                "nan": int(operand.nans),
+                "inf": int(operand.infs),
+                "at": operand.at,
+            }
+            for operand in origin.operands
+        ],
     }
 
 
@@ -150,14 +177,38 @@ def _fix(fix: Fix) -> dict[str, Any]:
         "applicability": fix.applicability,
         "snippet": fix.snippet,
         "cost": fix.cost,
-        "trial": {
-            "status": fix.trial.status,
-            "reason": fix.trial.reason,
-            "seeds": int(fix.trial.seeds),
-            "steps": int(fix.trial.steps),
-            "loss_control": [_finite(loss) for loss in fix.trial.loss_control],
-            "loss_treated": [_finite(loss) for loss in fix.trial.loss_treated],
-        },
+        "trial": _trial(fix.trial),
+    }
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "status": trial.status,
+        "reason": trial.reason,
+        "seeds": int(trial.seeds),
+        "steps": int(trial.steps),
+        "loss_control": [_finite(loss) for loss in trial.loss_control],
+        "loss_treated": [_finite(loss) for loss in trial.loss_treated],
+        "measure": trial.measure,
+        "curves_control": [[_finite(v) for v in row] for row in trial.curves_control],
+        "curves_treated": [[_finite(v) for v in row] for row in trial.curves_treated],
+        "reach": [
+            {
+                "module": layer.module,
+                "control": _finite(layer.control),
+                "treated": _finite(layer.treated),
+            }
+            for layer in trial.reach
+        ],
+    }
+
+
+def _mended(mended: Mended | None) -> dict[str, Any] | None:
+    if mended is None:
+        return None
+    return {
+        "fixes": [{"code": code, "title": title} for code, title in mended.fixes],
+        "trial": _trial(mended.trial),
     }
 
 

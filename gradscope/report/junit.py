@@ -16,16 +16,25 @@ def render(diagnosis: Diagnosis) -> str:
     A rule that found something has one ``failure`` for each finding, whose ``type`` is the
     severity; one that is not applicable or undecided is ``skipped`` with the reason as message.
     Findings below ``--fail-on`` are failures as well: the file says what was found, the exit code
-    what is tolerated.
+    what is tolerated. A finding that the baseline knows is no failure but a line of output, and a
+    rule that found nothing else is skipped.
     """
     suite = ElementTree.Element("testsuite", name=f"gradscope {one_line(diagnosis.target)}".strip())
     found: dict[tuple[str, str], list[Finding]] = {}
+    known: list[ElementTree.Element] = []
     for finding in diagnosis.findings:
         found.setdefault((finding.code, finding.name), []).append(finding)
     for (code, name), findings in found.items():
         case = _case(suite, code, name)
-        for finding in findings:
+        new = [finding for finding in findings if not diagnosis.is_known(finding)]
+        if not new:
+            known.append(case)
+            case.append(ElementTree.Element("skipped", message="known: in the baseline"))
+        for finding in new:
             _failure(case, finding, diagnosis)
+        old = [one_line(f.summary) for f in findings if diagnosis.is_known(f)]
+        if old:
+            _child(case, "system-out", "\n".join(f"known: {text}" for text in old))
     for rule, passed in diagnosis.passed:
         _child(_case(suite, rule.code, rule.name), "system-out", passed.measured)
     reasons = [
@@ -42,9 +51,9 @@ def render(diagnosis: Diagnosis) -> str:
         _child(suite, "system-err", "\n".join(diagnosis.errors))
     totals = {
         "tests": str(len(suite.findall("testcase"))),
-        "failures": str(len(found)),
+        "failures": str(len(found) - len(known)),
         "errors": str(int(bool(diagnosis.failed))),
-        "skipped": str(len(reasons)),
+        "skipped": str(len(reasons) + len(known)),
     }
     suite.attrib.update(totals)
     suites = ElementTree.Element("testsuites", {"name": "gradscope", **totals})

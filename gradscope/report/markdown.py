@@ -54,7 +54,7 @@ def render(diagnosis: Diagnosis) -> str:
 def _row(finding: Finding, diagnosis: Diagnosis) -> str:
     location = summary.where(finding)
     cells = (
-        SIGNS[finding.severity],
+        SIGNS[finding.severity] + (" (known)" if diagnosis.is_known(finding) else ""),
         f"{_prose(finding.code)} {_prose(finding.name)}",
         _cell(summary.place(finding, diagnosis.recording)),
         f"step {finding.first_step}",

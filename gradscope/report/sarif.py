@@ -134,7 +134,15 @@ def _result(finding: Finding, index: int, diagnosis: Diagnosis) -> dict[str, Any
             "lastStep": int(finding.last_step),
             "also": [one_line(name) for name in finding.also],
         },
+        **_state(finding, diagnosis),
     }
+
+
+def _state(finding: Finding, diagnosis: Diagnosis) -> dict[str, str]:
+    """SARIF 3.27.24: present on every result of a run that was compared with a baseline."""
+    if not diagnosis.known:
+        return {}
+    return {"baselineState": "unchanged" if diagnosis.is_known(finding) else "new"}
 
 
 def _physical(finding: Finding, diagnosis: Diagnosis) -> dict[str, Any] | None:

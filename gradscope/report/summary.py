@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from gradscope.diagnose.diagnosis import Diagnosis
-from gradscope.diagnose.finding import NOT_TRIED, SEVERITIES, Finding, Fix, Location
+from gradscope.diagnose.finding import NOT_TRIED, SEVERITIES, Finding, Fix, Location, Operand, Trial
 from gradscope.recording.reader import Recording
 from gradscope.report import numbers
 from gradscope.report.clean import one_line
@@ -29,18 +29,35 @@ _APPLICABILITY = {
 
 def verdict(diagnosis: Diagnosis, facts: RunFacts) -> str:
     """One sentence without a full stop: the worst finding, or what was looked at without one."""
-    if diagnosis.findings:
-        return one_line(diagnosis.findings[0].summary).rstrip(".")
-    steps = numbers.plural(facts.steps_seen, "step")
+    new = diagnosis.new_findings
+    if new:
+        return one_line(new[0].summary).rstrip(".")
+    steps = _looked_at(diagnosis, facts)
+    known = len(diagnosis.findings)
+    found = f"no new problem found ({known} known)" if known else "no problem found"
     if diagnosis.failed:
-        return f"{stopped(diagnosis)}; until then no problem found over {steps}"
+        return f"{stopped(diagnosis)}; until then {found} over {steps}"
+    if diagnosis.interrupted:
+        return f"{one_line(facts.interrupted or 'interrupted')}; until then {found} over {steps}"
+    if known:
+        return f"{found} over {steps}"
     if not diagnosis.passed:
         return f"nothing could be judged over {steps}: no check had what it needs"
     checks = numbers.plural(len(diagnosis.passed), "check")
     near = closest(diagnosis)
-    return f"no problem found in {checks} over {steps}" + (
-        f"; closest to its limit: {near}" if near else ""
-    )
+    return f"{found} in {checks} over {steps}" + (f"; closest to its limit: {near}" if near else "")
+
+
+def _looked_at(diagnosis: Diagnosis, facts: RunFacts) -> str:
+    """Steps, or for a finite-difference check the derivatives that it compared."""
+    if diagnosis.command == "gradcheck":
+        return numbers.plural(len(diagnosis.recording.gradchecks), "derivative")
+    return numbers.plural(facts.steps_seen, "step")
+
+
+def extent(diagnosis: Diagnosis, facts: RunFacts) -> str:
+    """How much was looked at, in brackets behind the counts."""
+    return _looked_at(diagnosis, facts) if diagnosis.command == "gradcheck" else seen(facts)
 
 
 def stopped(diagnosis: Diagnosis) -> str:
@@ -69,6 +86,8 @@ def counts(diagnosis: Diagnosis) -> str:
         for severity in SEVERITIES
         if (number := sum(f.severity == severity for f in diagnosis.findings))
     ]
+    if known := len(diagnosis.findings) - len(diagnosis.new_findings):
+        found.append(f"{known} of them known")
     others = [f"{len(diagnosis.passed)} passed", f"{len(diagnosis.not_applicable)} not applicable"]
     if diagnosis.undecided:
         others.append(f"{len(diagnosis.undecided)} undecided")
@@ -81,6 +100,18 @@ def seen(facts: RunFacts) -> str:
     if facts.fraction is not None:
         parts.append(f"{numbers.percent(facts.fraction)} overhead")
     return ", ".join(parts)
+
+
+def operand(item: Operand) -> str:
+    """``input [32, 10] float32 from 0 to 0.93, 0 where it failed``."""
+    shape = f"[{', '.join(map(str, item.shape))}]" if item.shape else "scalar"
+    span = "nothing finite" if item.low is None or item.high is None else (
+        f"{item.low:.3g} to {item.high:.3g}"
+    )  # fmt: skip
+    bad = [f"{count:,} {name}" for count, name in ((item.nans, "NaN"), (item.infs, "Inf")) if count]
+    at = f", {one_line(item.at)} where it failed" if item.at else ""
+    beside = f", {' and '.join(bad)}" if bad else ""
+    return f"{one_line(item.role)} {shape} {one_line(item.dtype)} from {span}{beside}{at}"
 
 
 def where(finding: Finding) -> Location | None:
@@ -125,11 +156,24 @@ def applicability(fix: Fix) -> str:
 
 def tried(fix: Fix) -> str:
     """What is known of the fix's effect: "tried: helped, loss 0.1 against 2.3 without it"."""
-    trial = fix.trial
+    return tried_in_words(fix.trial)
+
+
+def mended(diagnosis: Diagnosis) -> str:
+    """What came of the best fixes together: one sentence, "" where only one took part."""
+    found = diagnosis.mended
+    if found is None or len(found.fixes) < 2:
+        return ""
+    fixes = " and ".join(f"{one_line(title)} ({code})" for code, title in found.fixes)
+    return f"{fixes}: {tried_in_words(found.trial)}"
+
+
+def tried_in_words(trial: Trial) -> str:
+    """What a trial found, in words."""
     parts = [_TRIED[trial.status]]
     if trial.loss_treated and trial.loss_control:
         treated, control = _range(trial.loss_treated), _range(trial.loss_control)
-        parts.append(f"loss {treated} against {control} without it")
+        parts.append(f"{trial.measure} {treated} against {control} without it")
     if trial.seeds:
         seeds, steps = numbers.plural(trial.seeds, "seed"), numbers.plural(trial.steps, "step")
         parts.append(f"{seeds} of {steps}")

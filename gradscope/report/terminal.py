@@ -10,10 +10,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from gradscope.anatomy.facts import Anatomy
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Finding, Fix, Severity
 from gradscope.recording.reader import Recording
-from gradscope.report import numbers, summary
+from gradscope.report import numbers, summary, trace_words
 from gradscope.report.clean import encodable, lines, one_line
 from gradscope.report.excerpt import Excerpt, excerpt
 from gradscope.report.hunk import hunk
@@ -54,13 +55,20 @@ def render(
     facts = run_facts(diagnosis.recording)
     text = Text()
     for finding in diagnosis.findings:
-        text.append_text(_Block(finding, diagnosis.recording, screen).text())
+        known = diagnosis.is_known(finding)
+        text.append_text(_Block(finding, diagnosis.recording, screen, known=known).text())
+        text.append("\n")
+    if isinstance(diagnosis.explained, Anatomy):
+        text.append("one training step, taken apart\n", "bold")
+        for line in trace_words.lines(diagnosis.explained):
+            text.append(f"  {_wrapped(line, screen.width - 2, 4, 2)}\n")
         text.append("\n")
     text.append_text(_end(diagnosis, facts, screen, report))
-    return encodable(_coloured(text) if screen.colour else text.plain, screen.encoding)
+    return encodable(coloured(text) if screen.colour else text.plain, screen.encoding)
 
 
-def _coloured(text: Text) -> str:
+def coloured(text: Text) -> str:
+    """``text`` with the escape sequences of a terminal."""
     buffer = io.StringIO()
     # every setting is given, so that the environment has no say here; screen.py has read it
     console = Console(
@@ -79,8 +87,11 @@ def _coloured(text: Text) -> str:
 class _Block:
     """The text of one finding, built from top to bottom."""
 
-    def __init__(self, finding: Finding, recording: Recording, screen: Screen) -> None:
+    def __init__(
+        self, finding: Finding, recording: Recording, screen: Screen, *, known: bool
+    ) -> None:
         self.finding = finding
+        self.known = known
         self.recording = recording
         self.screen = screen
         self.excerpt = excerpt(recording, finding)
@@ -106,14 +117,19 @@ class _Block:
     def _head(self) -> None:
         finding = self.finding
         word, style = LEVELS[finding.severity]
-        self.out.append(f"{word}[{one_line(finding.code)}]", style)
+        kind = f"{'known ' * self.known}{word}[{one_line(finding.code)}]"
+        self.out.append(kind, _DIM if self.known else style)
         head = f": {one_line(finding.summary).rstrip('.')}"
-        self.out.append(_wrapped(head, self.screen.width, 4, len(word) + len(finding.code) + 2))
+        self.out.append(_wrapped(head, self.screen.width, 4, len(kind)))
         self.out.append("\n" + " " * self.gutter)
         self.out.append("--> ", _FRAME)
         place = summary.place(finding, self.recording)
         where = summary.where(finding)
         location = f"{one_line(str(where))}  " if where else ""
+        if self.recording.run.get("command") == "gradcheck":
+            # a comparison at one point has no steps
+            self.out.append(f"{location}{place}\n")
+            return
         steps = numbers.steps(finding.first_step, finding.last_step)
         self.out.append(f"{location}{place}  ({steps})\n")
 
@@ -150,7 +166,9 @@ class _Block:
             origin = finding.origin
             where = f" at {one_line(str(origin.location))}" if origin.location else ""
             inside = f" in {one_line(origin.module)}" if origin.module else ""
-            self._fact("origin", f"{one_line(origin.operation)}, {origin.phase}{inside}{where}")
+            what = f"{one_line(origin.operation)}, " if origin.operation else "the data, "
+            what = what if origin.operation or origin.phase == "input" else ""
+            self._fact("origin", f"{what}{origin.phase}{inside}{where}")
         if finding.why:
             self._fact("note", one_line(finding.why))
         if finding.causes:
@@ -160,7 +178,7 @@ class _Block:
             layers = numbers.plural(len(more), "more layer", "more layers")
             self._fact("note", f"{layers} with the same cause: {summary.others(more)}")
         judged = f"{one_line(finding.name)}, {finding.severity}; confidence: {finding.confidence}"
-        self._fact("rule", judged)
+        self._fact("rule", f"{judged}; known: in the baseline" if self.known else judged)
 
     def _fact(self, key: str, text: str) -> None:
         self.out.append(f"{' ' * self.gutter} = ", _FRAME)
@@ -228,11 +246,15 @@ def _end(diagnosis: Diagnosis, facts: RunFacts, screen: Screen, report: Path | N
         line(f"undecided: {rule.code} {one_line(rule.name)}: {one_line(outcome.missing)}", _DIM)
     if len(out):
         out.append("\n")
-    if not diagnosis.findings:
-        line(summary.verdict(diagnosis, facts), _GOOD if diagnosis.passed else "bold")
-    line(
-        f"{summary.counts(diagnosis)}   ({summary.seen(facts)})", "bold" * bool(diagnosis.findings)
-    )
+    together = summary.mended(diagnosis)
+    if together:
+        line(f"all together: {together}", _DIM)
+        out.append("\n")
+    if not diagnosis.new_findings:
+        good = diagnosis.passed and not diagnosis.interrupted
+        line(summary.verdict(diagnosis, facts), _GOOD if good else "bold")
+    counted = f"{summary.counts(diagnosis)}   ({summary.extent(diagnosis, facts)})"
+    line(counted, "bold" * bool(diagnosis.findings))
     ends = []
     if report is not None:
         # a URL is never wrapped: terminals make it clickable only in one piece

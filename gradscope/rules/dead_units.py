@@ -17,7 +17,11 @@ from gradscope.diagnose.rule import (
     Undecided,
 )
 from gradscope.diagnose.trained import ParameterState, parameter_states
-from gradscope.diagnose.unit_window import UnitWindow, unit_windows
+from gradscope.diagnose.unit_window import (
+    UnitWindow,
+    functional_activations,
+    unit_windows,
+)
 from gradscope.diagnose.verdict import harm, judged, why_harmful
 from gradscope.diagnose.wording import code, count, listing, percent
 from gradscope.recording.reader import Recording
@@ -52,7 +56,6 @@ class DeadUnits(Rule):
     needs = (
         Need("steps.loss", 3, why="no loss was seen"),
         Need("activations", 1, why="modules were not looked at, or are compiled"),
-        Need("units", 1, "not-applicable", why="no activation that can die was seen"),
     )
     options = Options()
 
@@ -60,6 +63,12 @@ class DeadUnits(Rule):
         """Judge each activation over its window; one finding for the first dead layer."""
         found = unit_windows(recording, options.positions)
         if not found:
+            unread = functional_activations(recording)
+            if unread:
+                return Undecided(
+                    f"{unread} is called as a function, and no layer that reads its result as it "
+                    f"is was looked at: use a module in its place, as nn.ReLU(), to see its units"
+                )
             return NotApplicable("no activation that can die (ReLU, GELU, SiLU, ELU) was seen")
         ready = [
             w for w in found if w.batches >= options.batches and w.positions >= options.positions

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gradscope.diagnose.finding import Confidence, Evidence, Finding, Severity
 from gradscope.diagnose.learning import Learning, gate, loss_curve
 from gradscope.diagnose.locate import site_location
+from gradscope.diagnose.precedence import FIRST_NONFINITE
 from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
-from gradscope.diagnose.spikes import HISTORY, LEAST_HISTORY, Spike, spikes
+from gradscope.diagnose.spikes import AFTER, HISTORY, LEAST_HISTORY, ONSET, Spike, spikes
 from gradscope.diagnose.wording import count, factor, number
 from gradscope.recording.reader import Recording
 
@@ -53,6 +55,9 @@ class GradientSpike(Rule):
             return Undecided(f"fewer than {LEAST_HISTORY + 1} steps with a finite gradient or loss")
         found = tuple(s for s in found if not s.lr_jump > options.lr_jump)
         harmful = [spike for spike in found if spike.harmed]
+        breaking = _before_the_end(found)
+        if breaking is not None and breaking.broke:
+            return Findings((_finding(recording, options, breaking, 1, gate(recording)),))
         if not harmful:
             largest = max(found, key=lambda s: s.size, default=None)
             if largest is not None:
@@ -68,8 +73,21 @@ class GradientSpike(Rule):
         return Findings((_finding(recording, options, worst, len(harmful), gate(recording)),))
 
 
+def _before_the_end(found: Sequence[Spike]) -> Spike | None:
+    """The first of the steps that stand out, one behind the other, up to a non-finite value."""
+    first: Spike | None = None
+    for spike in reversed(found):
+        gap = spike.ended if first is None else first.step - spike.step
+        if gap is None or gap > AFTER:
+            break
+        first = spike
+    return first
+
+
 def _lasting(spike: Spike, options: Options) -> bool:
     """Whether it took longer than ``recovery`` steps; False where too few follow to know."""
+    if spike.broke:
+        return True
     if spike.recovered is not None:
         return spike.recovered > options.recovery
     return spike.looked >= options.recovery
@@ -81,7 +99,9 @@ def _finding(
     lasting = _lasting(spike, options)
     confidence: Confidence = "strong" if lasting else "tentative"
     severity: Severity = "warning" if lasting else "note"
-    if learning.basis != "baseline":
+    if spike.broke:
+        severity = "critical"
+    elif learning.basis != "baseline":
         # a policy's loss, or a critic's, has no level that it should come back to
         severity, confidence = "note", "tentative"
     what = "gradient" if spike.by_norm else "loss"
@@ -92,8 +112,8 @@ def _finding(
         name=GradientSpike.name,
         severity=severity,
         confidence=confidence,
-        summary=f"At step {spike.step} the {what} was {factor(spike.size)} its usual size, and the "
-        f"loss rose from {number(spike.before)} to {number(spike.after)}; {_recovery(spike)}.",
+        summary=f"At step {spike.step} the {what} was {factor(spike.size)} its usual size, and "
+        f"{_after(spike)}.",
         location=site_location(loss_curve(recording).site),
         first_step=spike.step,
         last_step=end,
@@ -105,8 +125,7 @@ def _finding(
                 options.size,
             ),
             Evidence("scatters above that median, on a log scale", spike.score, "", spike.limit),
-            Evidence("median loss of the 20 steps before", spike.before),
-            Evidence("median loss of the 5 steps after", spike.after, "", spike.ceiling),
+            *_levels(spike),
             *(
                 (
                     Evidence(
@@ -126,7 +145,29 @@ def _finding(
     )
 
 
+def _levels(spike: Spike) -> tuple[Evidence, ...]:
+    if spike.broke:
+        return (
+            Evidence("loss of that step over the largest of 20 before", spike.jump, "", ONSET),
+            Evidence(FIRST_NONFINITE, float(spike.step + (spike.ended or 0))),
+        )
+    return (
+        Evidence("median loss of the 20 steps before", spike.before),
+        Evidence("median loss of the 5 steps after", spike.after, "", spike.ceiling),
+    )
+
+
+def _after(spike: Spike) -> str:
+    if spike.broke:
+        return (
+            f"{_recovery(spike)}: its batch alone had {factor(spike.jump)} the loss of any before"
+        )
+    return f"the loss rose from {number(spike.before)} to {number(spike.after)}; {_recovery(spike)}"
+
+
 def _recovery(spike: Spike) -> str:
+    if spike.broke:
+        return f"{count(spike.ended or 0, 'step')} later the values were no longer finite"
     if spike.recovered is None:
         return f"it was not back within the {count(spike.looked, 'step')} that follow"
     return f"it was back after {count(spike.recovered, 'step')}"

@@ -94,7 +94,28 @@ def _groups(seen: Iterable[ParameterState]) -> list[tuple[str, list[ParameterSta
         # a bias or a scale may get an exact zero by symmetry; a whole matrix does not
         elif state.zero and state.matrix:
             groups.setdefault(("zero", ""), []).append(state)
-    return [(kind, members) for (kind, _), members in groups.items()]
+    return [(kind, members) for (kind, _), members in _behind_cuts(groups).items()]
+
+
+def _behind_cuts(
+    groups: dict[tuple[str, str], list[ParameterState]],
+) -> dict[tuple[str, str], list[ParameterState]]:
+    """Parameters without a known reason belong to the first cut that is built after them.
+
+    The order of construction stands for that of the calls, which code under no_grad does not have.
+    """
+    cuts = {
+        key: max(state.parameter_id for state in members)
+        for key, members in groups.items()
+        if key[0] in ("detached", "no-grad", "integer")
+    }
+    unknown = groups.get(("other", "None"), [])
+    for state in list(unknown):
+        later = [key for key, last in cuts.items() if last > state.parameter_id]
+        if later:
+            groups[min(later, key=cuts.__getitem__)].append(state)
+            unknown.remove(state)
+    return {key: members for key, members in groups.items() if members}
 
 
 def _guess(state: ParameterState) -> str:
@@ -141,8 +162,10 @@ def _finding(
 
 def _severity(kind: str, share: float, learning: Learning, options: Options) -> Severity:
     # what is cut off was meant to learn, and the loss may fall by the rest alone, sooner or later:
-    # the verdict must not turn with the length of the run
+    # the verdict on a cut must not turn with the length of the run
     cut = kind not in ("unused", "zero")
+    if not cut and learning.at_ease(share):
+        return "note"
     if share > options.most and (cut or learning.harmed):
         return "critical"
     # what is not used may be a leftover

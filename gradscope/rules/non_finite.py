@@ -9,9 +9,9 @@ from typing import Any, cast
 import pandas as pd
 
 from gradscope.diagnose import windows
-from gradscope.diagnose.finding import Evidence, Finding, Origin, Phase
+from gradscope.diagnose.finding import Evidence, Finding, Operand, Origin, Phase
 from gradscope.diagnose.locate import location_of, place, site_location
-from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule
+from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
 from gradscope.diagnose.wording import code, count
 from gradscope.recording.reader import Recording
 
@@ -45,13 +45,18 @@ class NonFinite(Rule):
         """Report the first non-finite step; what a loss scaler skips is its normal work."""
         step = windows.first_nonfinite(recording)
         if step is None:
+            if bool(recording.steps["skipped"].fillna(False).astype(bool).all()):
+                return Undecided(
+                    f"the loss scaler skipped each of {count(len(recording.steps), 'step')}: what "
+                    f"overflows may be its own scale or the model"
+                )
             return Passed(None, _measured(recording))
         alarms = recording.alarms
         alarms = alarms[alarms["kind"].astype(str).str.endswith("-nonfinite")]
         alarms = alarms[~alarms["step"].isin(windows.skipped_steps(recording))]
         row = _telling(alarms)
-        origin = None if row is None else _origin(recording, row["origin"])
-        return Findings((_finding(recording, step, alarms, row, origin),))
+        origin, why = _origins(recording, alarms)
+        return Findings((_finding(recording, step, alarms, row, origin, why),))
 
 
 def _measured(recording: Recording) -> str:
@@ -68,22 +73,78 @@ def _telling(alarms: pd.DataFrame) -> pd.Series | None:
     """The first alarm with an origin, else the first one."""
     if not len(alarms):
         return None
-    with_origin = alarms[alarms["origin"].notna()]
-    return (with_origin if len(with_origin) else alarms).iloc[0]
+    found = alarms[[_phase(cell) is not None for cell in alarms["origin"]]]
+    return (found if len(found) else alarms).iloc[0]
 
 
-def _origin(recording: Recording, cell: Any) -> Origin | None:
-    if not isinstance(cell, Mapping):
-        return None
+def _phase(cell: Any) -> str | None:
+    return cell.get("phase") if isinstance(cell, Mapping) else None
+
+
+def _origins(recording: Recording, alarms: pd.DataFrame) -> tuple[Origin | None, str]:
+    """The origin of the first step that has one, on any rank; else why none was found.
+
+    Gradients are summed over the ranks: all see the NaN of one, which alone has its origin. Of two
+    origins at one step that with the operation's own line wins, then the later one, for which the
+    script was run again.
+    """
+    found: list[tuple[tuple[int, bool, int], Origin]] = []
+    reasons: list[str] = []
+    ranks = {"": recording, **recording.shards}
+    for name, shard in ranks.items():
+        rows = alarms if not name else shard.alarms
+        rank = _rank_of(shard) if recording.shards else None
+        for order, (step, cell) in enumerate(zip(rows["step"], rows["origin"], strict=True)):
+            if _phase(cell) is not None:
+                key = int(step), not cell.get("exact", True), -order
+                found.append((key, origin_of(cell, shard.module_names, rank)))
+            elif isinstance(cell, Mapping) and cell.get("reason"):
+                reasons.append(str(cell["reason"]))
+    if not found:
+        return None, reasons[-1] if reasons else ""
+    return min(found, key=lambda pair: pair[0])[1], ""
+
+
+def _rank_of(shard: Recording) -> int | None:
+    rank = shard.run.get("rank")
+    return int(rank) if rank is not None else None
+
+
+def origin_of(
+    cell: Mapping[str, Any], module_names: Mapping[int, str], rank: int | None = None
+) -> Origin:
+    """An origin as column ``origin`` of table ``alarms`` holds it; it has a phase.
+
+    Args:
+        cell: of the table.
+        module_names: names by id.
+        rank: on which it was found, where there are several.
+    """
     module = cell.get("module")
-    name = recording.module_names.get(int(module), "") if module is not None else ""
+    name = module_names.get(int(module), "") if module is not None else ""
     return Origin(
         operation=str(cell.get("operation") or ""),
-        phase=cast(Phase, cell.get("phase") or "forward"),
+        phase=cast(Phase, cell["phase"]),
         module=name,
         location=place(cell.get("file"), cell.get("line")),
         samples=tuple(int(i) for i in cell.get("samples") or ()),
         reason=str(cell.get("reason") or ""),
+        operands=tuple(map(_operand, cell.get("operands") or ())),
+        rank=rank,
+    )
+
+
+def _operand(cell: Mapping[str, Any]) -> Operand:
+    at = cell.get("at")
+    return Operand(
+        role=str(cell["role"]),
+        shape=tuple(int(size) for size in cell["shape"]),
+        dtype=str(cell["dtype"]),
+        low=cell["min"],
+        high=cell["max"],
+        nans=int(cell["nan"]),
+        infs=int(cell["inf"]),
+        at="" if at is None else (f"{at:.6g}" if isinstance(at, int | float) else str(at)),
     )
 
 
@@ -93,6 +154,7 @@ def _finding(
     alarms: pd.DataFrame,
     row: pd.Series | None,
     origin: Origin | None,
+    unknown: str,
 ) -> Finding:
     recovered = _recovers(recording, step)
     site = recording.steps.loc[recording.steps["step"] == step, "site"]
@@ -113,7 +175,7 @@ def _finding(
         last_step=int(alarms["step"].max()) if len(alarms) else windows.last_step(recording),
         evidence=_evidence(recording, step, alarms),
         why=_why(recording, step, recovered),
-        causes=_causes(origin),
+        causes=_causes(origin, unknown),
         kind=origin.operation or origin.phase if origin else "unknown",
         origin=origin,
     )
@@ -126,14 +188,16 @@ def _summary(step: int, row: pd.Series | None, origin: Origin | None) -> str:
         return f"{what} is NaN or Inf at step {step}; where it began is not known."
     if origin.phase == "input":
         at = f", in {_samples(origin)}" if origin.samples else ""
-        return f"The data holds a NaN or an Inf at step {step}{at}."
+        rank = "" if origin.rank is None else f" of rank {origin.rank}"
+        return f"The data{rank} holds a NaN or an Inf at step {step}{at}."
     if origin.phase == "parameter":
         return f"A parameter of {code(origin.module)} holds a NaN or an Inf at step {step}."
     where = f" ({origin.location})" if origin.location else ""
     samples = f", in {_samples(origin)}" if origin.samples else ""
     inside = f"in {code(origin.module)}" if origin.module else "outside the model's layers"
+    rank = "" if origin.rank is None else f" of rank {origin.rank}"
     return (
-        f"`{origin.operation}` {inside}{where} makes the first NaN or Inf at step {step}, "
+        f"`{origin.operation}` {inside}{where} makes the first NaN or Inf at step {step}{rank}, "
         f"{_PHASES[origin.phase]}{samples}."
     )
 
@@ -153,9 +217,9 @@ def _why(recording: Recording, step: int, recovered: bool) -> str:
     return "A NaN spreads through every update: nothing after it can be learned."
 
 
-def _causes(origin: Origin | None) -> tuple[str, ...]:
+def _causes(origin: Origin | None, unknown: str) -> tuple[str, ...]:
     if origin is None:
-        return ("Not narrowed down: the step could not be replayed.",)
+        return (f"Not narrowed down: {unknown or 'the step could not be replayed'}.",)
     return (origin.reason,) if origin.reason else ()
 
 

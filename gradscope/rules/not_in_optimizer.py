@@ -107,7 +107,7 @@ def _finding(
         first_step=int(recording.steps["step"].iloc[0]),
         last_step=windows.last_step(recording),
         evidence=tuple(evidence),
-        why=_why(severity, probe, share, learning),
+        why=_why(severity, share, learning),
         causes=_causes(kind, modules),
         kind=kind,
     )
@@ -123,10 +123,9 @@ def _is_probe(states: tuple[ParameterState, ...], outside: list[ParameterState])
 def _severity(probe: bool, share: float, learning: Learning) -> Severity:
     if learning.state in ("stuck", "diverged") and share >= 0.5:
         return "critical"
-    # a head that learns on a body which is left as it is may well be meant
-    if probe and learning.state == "learning":
-        return "note"
-    return "warning"
+    # a head that learns well on a body which is left as it is may be meant, and does no harm; a
+    # layer that was forgotten among others is a mistake however well the others do without it
+    return "note" if probe and learning.at_ease(share) else "warning"
 
 
 def _summary(kind: str, outside: list[ParameterState], modules: tuple[str, ...]) -> str:
@@ -144,7 +143,7 @@ def _summary(kind: str, outside: list[ParameterState], modules: tuple[str, ...])
     return f"{amount} of {who} {verb} in no optimizer, so {end}."
 
 
-def _why(severity: Severity, probe: bool, share: float, learning: Learning) -> str:
+def _why(severity: Severity, share: float, learning: Learning) -> str:
     text = f"{percent(share)} of the trainable elements stay as they were initialised."
     if severity == "note":
         return (

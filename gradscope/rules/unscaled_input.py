@@ -35,8 +35,9 @@ class Options:
     small_max: float = 0.25
     """Largest value of a small input: one-hot codes and sparse inputs have ones. Ours."""
     offset: float = 10.0
-    """Mean over standard deviation beyond which an input is nearly a constant. Ours: 100 times as
-    much of its square is offset as is signal."""
+    """Mean over standard deviation beyond which an input is nearly a constant, over all elements or
+    in the median of its features (each in units of its own). Ours: 100 times as much of its square
+    is offset as is signal."""
     target: float = 10.0
     """RMS above which a target is large. Ours: ten times what fresh output layers give."""
     first_loss: float = 1.25
@@ -103,7 +104,7 @@ class UnscaledInput(Rule):
 
 def kind_of(options: Options, tensor: EnteringTensor) -> str:
     """``input-offset``, ``input-large``, ``input-small`` or ""."""
-    if abs(tensor.mean) > options.offset * tensor.std > 0:
+    if abs(tensor.mean) > options.offset * tensor.std > 0 or tensor.offset > options.offset:
         return "input-offset"
     if tensor.rms > options.large:
         return "input-large"
@@ -170,6 +171,11 @@ def _input(
         f"{number(tensor.max_abs)}",
         "input-offset": f"is nearly a constant: mean {mean}, standard deviation {std}",
     }[kind]
+    if kind == "input-offset" and tensor.offset > options.offset:
+        what = (
+            f"is nearly a constant in each feature: the mean is {number(tensor.offset)} standard "
+            f"deviations (median over the features)"
+        )
     return Finding(
         code=UnscaledInput.code,
         name=UnscaledInput.name,
@@ -186,6 +192,18 @@ def _input(
             Evidence("mean of the input", tensor.mean),
             Evidence("standard deviation of the input", tensor.std),
             Evidence("largest value of the input", tensor.max_abs),
+            *(
+                (
+                    Evidence(
+                        "median of |mean| / standard deviation of a feature",
+                        tensor.offset,
+                        "",
+                        options.offset,
+                    ),
+                )
+                if math.isfinite(tensor.offset)
+                else ()
+            ),
             *_ending(recording, learning),
         ),
         why=f"{_harm(recording, learning)} The gradient of the first weights is as large or small "

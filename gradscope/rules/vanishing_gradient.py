@@ -11,6 +11,7 @@ from gradscope.diagnose.flow import VANISHED, DepthProfile, depth_profile
 from gradscope.diagnose.gains import Layer, trained_roots
 from gradscope.diagnose.learning import DIVERGED, Learning, gate
 from gradscope.diagnose.locate import location_of
+from gradscope.diagnose.output_slope import OutputSlope, output_slope
 from gradscope.diagnose.rule import (
     Findings,
     Need,
@@ -60,6 +61,11 @@ class VanishingGradient(Rule):
 
     def check(self, recording: Recording, options: Options) -> Outcome:
         """Judge each trained root; the one that loses most is reported."""
+        output = output_slope(recording)
+        if output is not None and output.decades > options.decades:
+            learning = gate(recording)
+            if learning.harmed:
+                return Findings((_at_output(recording, options, output, learning),))
         profiles = [depth_profile(recording, None, root) for root in trained_roots(recording)]
         deep = [p for p in profiles if sum(layer.kind == "weight" for layer in p.layers) >= 2]
         if not deep:
@@ -95,6 +101,43 @@ class VanishingGradient(Rule):
                 f"a small gradient is a fault only if it stops learning: {learning.reason}"
             )
         return Findings((_finding(recording, options, profile, learning),))
+
+
+def _at_output(
+    recording: Recording, options: Options, output: OutputSlope, learning: Learning
+) -> Finding:
+    """The loss's own output function lets nothing through."""
+    severity, confidence = judged("critical", "strong", learning)
+    small = number(10**-output.decades)
+    return Finding(
+        code=VanishingGradient.code,
+        name=VanishingGradient.name,
+        severity=severity,
+        confidence=confidence,
+        summary=f"The gradient is lost in the {output.function} between {code(output.module)} and "
+        f"the loss, before it reaches any weights: only {small} of it arrives.",
+        modules=(output.module,),
+        location=location_of(recording, output.module),
+        first_step=output.first_step,
+        last_step=output.last_step,
+        evidence=(
+            Evidence("gradient lost between the loss and the last layer", output.decades,
+                     "decades", options.decades),
+            Evidence(f"gradient norm at the output of {output.module or 'the model'}",
+                     output.arrives),
+            Evidence(f"gradient norm that the loss sends into the {output.function}", output.sent),
+            *harm(learning),
+        ),
+        why=f"{why_harmful(learning)} A squared error does not undo the slope of a "
+        f"{output.function}, so that answers that are surely wrong send back nothing.",
+        causes=(
+            f"The inputs of the {output.function} are far from 0: {code(output.module)} begins too "
+            f"large or with a bias far off, or a step threw it there.",
+            "A loss that undoes the slope does not have this: cross_entropy of the raw scores, or "
+            "binary_cross_entropy_with_logits.",
+        ),
+        kind="saturated-loss",
+    )  # fmt: skip
 
 
 def lost(profile: DepthProfile) -> float:

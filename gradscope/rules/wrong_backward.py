@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gradscope.diagnose.finding import Confidence, Evidence, Finding, Severity
-from gradscope.diagnose.locate import location_of
+from gradscope.diagnose.locate import location_of, place
 from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
 from gradscope.diagnose.wording import code, count, listing, number
 from gradscope.recording.reader import Recording
@@ -101,7 +101,7 @@ class WrongBackward(Rule):
         return Passed(
             None,
             f"all of {count(len(rows), 'derivative')} agree with finite differences, the worst to "
-            f"{number(float(error))} error bars",
+            f"{number(float(error))} error bars{_sees(rows)}",
         )
 
 
@@ -110,7 +110,9 @@ def _finding(recording: Recording, module: int, part: pd.DataFrame, options: Opt
     wrong = part[part["verdict"] == "wrong"]
     shown = wrong if len(wrong) else part
     distance = _errors(shown)
-    worst = shown.loc[distance.idxmax()]
+    # of two wrong tensors the one whose fault has a name says more
+    named = shown[shown["kind"].isin(set(KINDS) - {"other"})]
+    worst = shown.loc[distance[(named if len(named) else shown).index].idxmax()]
     word = str(worst["kind"]) if worst["kind"] in KINDS else "other"
     kind = KINDS[word]
     severity: Severity = kind.severity if len(wrong) else "note"
@@ -118,12 +120,13 @@ def _finding(recording: Recording, module: int, part: pd.DataFrame, options: Opt
         # called by the name of a design, but not declared as one
         severity = "warning"
     analytic, numeric = float(worst["analytic"]), float(worst["numeric"])
-    ratio = number(analytic / numeric) if numeric else "infinitely many"
+    detail = worst["detail"] if isinstance(worst["detail"], dict) else {}
+    ratio = _ratio(detail, analytic, numeric)
     name = _name(recording, module)
     others = [str(tensor) for tensor in shown["tensor"] if tensor != worst["tensor"]]
     sure = not math.isfinite(analytic) or float(distance.max()) >= options.certain_errors
     confidence: Confidence = "certain" if sure or not len(wrong) else "strong"
-    also = f" (so are those of {listing(others)})" if others else ""
+    also = f" (also wrong: {listing(others)})" if others else ""
     return Finding(
         code=WrongBackward.code,
         name=WrongBackward.name,
@@ -133,26 +136,61 @@ def _finding(recording: Recording, module: int, part: pd.DataFrame, options: Opt
         f"{kind.says.format(ratio=ratio)}{also}.",
         modules=(name,),
         parameters=_parameters(recording, module, shown["tensor"]),
-        location=location_of(recording, name),
-        evidence=(
-            Evidence("derivative by backward", analytic),
-            Evidence("derivative by finite differences", numeric),
-            Evidence("uncertainty of the finite difference", float(worst["error_bar"])),
-            Evidence("distance in error bars", float(distance.max()), "", options.certain_errors),
-        ),
-        why=_why(severity, word, _reason(worst["detail"])),
+        # the line that is wrong, where it is known; else the one that builds the module
+        location=place(detail.get("file"), detail.get("line")) or location_of(recording, name),
+        evidence=_evidence(worst, detail, float(distance[worst.name]), options),
+        why=_why(severity, word, _reason(worst["detail"]), detail.get("indices")),
         causes=(kind.cause,),
         kind=word,
     )
 
 
-def _why(severity: Severity, word: str, reason: str) -> str:
+def _evidence(
+    row: Any, detail: dict[str, Any], distance: float, options: Options
+) -> tuple[Evidence, ...]:
+    if detail.get("relative"):
+        # two formats were compared, not two derivatives
+        limit = float(row["error_bar"])
+        return (Evidence("relative error in single precision", float(row["analytic"]), "", limit),)
+    found = [
+        Evidence("derivative by backward", float(row["analytic"])),
+        Evidence("derivative by finite differences", float(row["numeric"])),
+        Evidence("uncertainty of the finite difference", float(row["error_bar"])),
+        Evidence("distance in error bars", distance, "", options.certain_errors),
+    ]
+    if detail.get("ratio") is not None:
+        found.append(Evidence("backward over true derivative", float(detail["ratio"])))
+    return tuple(found)
+
+
+def _ratio(detail: dict[str, Any], analytic: float, numeric: float) -> str:
+    if detail.get("ratio") is not None:
+        return number(float(detail["ratio"]))
+    return number(analytic / numeric) if numeric else "infinitely many"
+
+
+def _why(severity: Severity, word: str, reason: str, indices: Any = None) -> str:
     text = "Every layer before it is trained along a direction that is not the loss's gradient."
     if severity == "note":
         text = "It is not the derivative, and is not meant to be."
     if word == "second-derivative":
         text = "A loss that contains a gradient (a penalty, a meta-update) is trained wrongly."
+    if indices:
+        shown = ", ".join(str(list(index)) for index in indices)
+        reason = f"{reason} Worst elements: {shown}.".strip()
     return f"{text} {reason}" if reason else text
+
+
+def _sees(rows: pd.DataFrame) -> str:
+    """The smallest fault that would have been seen, for the tensor where that is largest."""
+    seen = [d["sees"] for d in rows["detail"] if isinstance(d, dict) and d.get("sees")]
+    finite = [float(value) for value in seen if math.isfinite(value)]
+    if not finite:
+        return ""
+    return (
+        f"; a fault of {number(max(finite))} of the gradient or more would have been seen with a "
+        "probability of 99 %"
+    )
 
 
 def _errors(rows: pd.DataFrame) -> pd.Series:
@@ -166,10 +204,16 @@ def _parameters(recording: Recording, module: int, tensors: pd.Series) -> tuple[
     own = recording.parameters
     own = own[own["module"] == module]
     wanted = {str(tensor) for tensor in tensors}
-    return tuple(
-        str(row["name"]) for _, row in own.iterrows()
+    named = [
+        str(row["name"])
+        for _, row in own.iterrows()
         if str(row["path"]).rpartition(".")[2] in wanted
-    )  # fmt: skip
+    ]
+    # a module may block the gradient of a parameter of one that it calls
+    name = _name(recording, module)
+    known = {str(other) for other in recording.parameters["name"]}
+    paths = [f"{name}.{tensor}" if name else str(tensor) for tensor in tensors]
+    return tuple(dict.fromkeys([*named, *(path for path in paths if path in known)]))
 
 
 def _name(recording: Recording, module: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import pandas as pd
 from gradscope.diagnose.finding import Evidence, Finding, Location, Severity
 from gradscope.diagnose.learning import Learning, gate
 from gradscope.diagnose.locate import location_of, place, site_location
-from gradscope.diagnose.loss_input import Fault, examined_faults, fault_of
+from gradscope.diagnose.loss_input import Fault, examined_faults, fault_of, gained_of_possible
 from gradscope.diagnose.rule import Findings, Need, NotApplicable, Outcome, Passed, Rule
 from gradscope.diagnose.verdict import harm
 from gradscope.diagnose.wording import code, count
@@ -24,6 +25,10 @@ class Options:
     share: float = 0.5
     """Share of the looks at one loss that must show the fault. Ours: the shape of the last, smaller
     batch of an epoch may differ from all others."""
+    gained: float = 0.8
+    """Share of what such a loss can lose at all from which the fault has done no harm: the right
+    class then gets about 0.8 of the probability, which raw scores reach as well. Ours; see
+    docs/why/loop.md, "Softmax twice"."""
 
 
 _CALLED = {
@@ -84,7 +89,7 @@ class WrongLossInput(Rule):
         for _, looks in known.groupby(["site", "operation", "term"], dropna=False, sort=False):
             faults = [fault for fault in map(fault_of, looks.to_dict("records")) if fault]
             if faults and len(faults) >= options.share * len(looks):
-                found.append(_finding(recording, looks, faults, learning))
+                found.append(_finding(recording, looks, faults, learning, options))
         for fault, file, line in calls:
             where = place(file, line)
             found.append(_made(fault, f"{fault.said}.", learning, None, where, (0, 0)))
@@ -95,15 +100,26 @@ class WrongLossInput(Rule):
 
 
 def _finding(
-    recording: Recording, looks: pd.DataFrame, faults: Sequence[Fault], learning: Learning
+    recording: Recording,
+    looks: pd.DataFrame,
+    faults: Sequence[Fault],
+    learning: Learning,
+    options: Options,
 ) -> Finding:
     fault = faults[0]
+    gained = gained_of_possible(fault.kind, looks)
+    harmless = gained >= options.gained
     module = _module(recording, looks)
     of = f" ({code(module)})" if module is not None and fault.kind != "broadcast" else ""
     place_of = _location(recording, looks, module)
     share = Evidence("looks at the loss with the fault", float(len(faults)), f"of {len(looks)}")
     steps = int(looks["step"].min()), int(looks["step"].max())
-    return _made(fault, f"{fault.said}{of}.", learning, module, place_of, steps, share)
+    rows = [share]
+    if math.isfinite(gained):
+        rows.append(Evidence("share removed of what such a loss can lose", gained, "",
+                             options.gained))  # fmt: skip
+    summary = f"{fault.said}{of}."
+    return _made(fault, summary, learning, module, place_of, steps, *rows, harmless=harmless)
 
 
 def _made(
@@ -114,11 +130,12 @@ def _made(
     location: Location | None,
     steps: tuple[int, int],
     *evidence: Evidence,
+    harmless: bool = False,
 ) -> Finding:
     return Finding(
         code=WrongLossInput.code,
         name=WrongLossInput.name,
-        severity=_severity(fault, learning),
+        severity="note" if harmless else _severity(fault, learning),
         confidence=fault.confidence,
         summary=summary,
         modules=() if module is None else (module,),

@@ -11,7 +11,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import ModuleType
 
-from gradscope.errors import LoadError
+from gradscope.errors import InterruptedLoadError, LoadError
 from gradscope.observe.callsite import shown
 from gradscope.observe.construction import ConstructionTrace
 from gradscope.observe.frames import owner
@@ -55,7 +55,8 @@ def import_file(file: Path) -> ModuleType:
     Modules that it builds are remembered with the lines that build them.
 
     Raises:
-        LoadError: the file hides a loaded module, raises, exits, trains, or is interrupted.
+        LoadError: the file hides a loaded module, raises, exits or trains.
+        InterruptedLoadError: the user pressed Ctrl-C.
     """
     name = file.stem
     _refuse_hiding(name, file)
@@ -74,12 +75,12 @@ def import_file(file: Path) -> ModuleType:
         raise LoadError(
             f"{shown(str(file))} looks like a training script: use gradscope run",
             where=place(stopped),
-            hint="this version has no such command: wrap the loop (with gradscope.watch(model):), "
-            'or put it into a function or under if __name__ == "__main__":, so that importing the '
-            "file only builds the model",
+            hint=f"gradscope run {shown(str(file))} watches it as it is; or put the loop into a "
+            'function or under if __name__ == "__main__":, so that importing the file only builds '
+            "the model",
         ) from None
     except KeyboardInterrupt as stopped:
-        raise LoadError(f"interrupted while {doing}", where=place(stopped)) from None
+        raise InterruptedLoadError(f"interrupted while {doing}", where=place(stopped)) from None
     return module
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from gradscope import config
+from gradscope.advise.trials import Tell
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.errors import StepError, UsageError
 from gradscope.observe.observer import Observer
@@ -26,7 +27,11 @@ from gradscope.running.restoring import left_as_it_was
 from gradscope.running.seeds import random_states_kept, seed_all
 from gradscope.running.target import parse
 from gradscope.running.training import Progress, train
-from gradscope.session.judging import judge, patterns, refuse_wrong_patterns
+from gradscope.session import explaining
+from gradscope.session.glancing import Glance
+from gradscope.session.judging import judge, judging_facts, patterns, refuse_wrong_patterns
+from gradscope.session.trying import silent, try_file
+from gradscope.session.trying_objects import Before, try_workload
 from gradscope.session.variables import variable_of
 
 TIME_LIMIT = 60.0
@@ -58,6 +63,12 @@ def check(
     select: Iterable[str] = (),
     ignore: Iterable[str] = (),
     fail_on: str | None = None,
+    baseline: str | Path | None = None,
+    try_fixes: bool | None = None,
+    trial_steps: int | None = None,
+    trial_seeds: int | None = None,
+    trial_budget: float | str | None = None,
+    explain: bool = False,
 ) -> Diagnosis:
     """Train a model for a few steps and say what is wrong with its gradients.
 
@@ -78,6 +89,12 @@ def check(
         select: only these rules: ``CODE`` or ``CODE:layer-pattern``.
         ignore: not these.
         fail_on: least severity for exit code 1: critical, warning (default), note or never.
+        baseline: JSON document of an earlier run; its findings are marked and do not count.
+        try_fixes: train again with each fix, in child processes; True by default.
+        trial_steps: steps of each training of a trial, 60 by default.
+        trial_seeds: seeds of each fix, 3 by default.
+        trial_budget: seconds for all trials, 120 by default; also "2m".
+        explain: also take one step of the trained model apart, see ``trace``.
 
     Raises:
         UsageError: an argument that cannot be used.
@@ -88,6 +105,8 @@ def check(
     settings = config.settings().with_flags(
         steps=steps, input=input, seed=seed, device=device, batch_size=batch_size,
         select=patterns(select), ignore=patterns(ignore), fail_on=fail_on,
+        baseline=None if baseline is None else str(baseline), try_fixes=try_fixes,
+        trial_steps=trial_steps, trial_seeds=trial_seeds, trial_budget=trial_budget,
     )  # fmt: skip
     folder = None if run_dir is None else Path(run_dir)
     if isinstance(target, nn.Module):
@@ -100,14 +119,23 @@ def check(
                 target, **parts,
                 input_shape=settings.input, batch_size=settings.batch_size, seed=settings.seed,
             )  # fmt: skip
+            before = Before.of(workload)
             checked = _run(workload, settings, folder, overwrite, "", None)
+            if explain:
+                checked = _explained(checked, workload, settings, {})
+        if settings.try_fixes:
+            # the module is again as it was, and the trials leave it so: they run in children
+            diagnosis = try_workload(checked.diagnosis, workload, before, settings)
+            checked = replace(checked, diagnosis=diagnosis)
     elif (batches, loss, optimizer) != (None, None, None):
         raise UsageError(
             "batches, loss and optimizer belong to a module",
             hint="put them into the file under these names, or give the module itself",
         )
     else:
-        checked = check_file(str(target), settings, run_dir=folder, overwrite=overwrite)
+        checked = check_file(
+            str(target), settings, run_dir=folder, overwrite=overwrite, explain=explain
+        )
     failure = checked.failure
     if failure is not None:
         until_then = f"gradscope report {checked.folder} shows what was recorded until then"
@@ -124,6 +152,8 @@ def check_file(
     overwrite: bool = False,
     loaded: Callable[[Workload], None] | None = None,
     progress: AbstractContextManager[Progress | None] | None = None,
+    trials: AbstractContextManager[Tell] | None = None,
+    explain: bool = False,
 ) -> Checked:
     """``check`` of a file, which also gives what was recorded before the user's code failed.
 
@@ -134,6 +164,8 @@ def check_file(
         overwrite: see ``check``.
         loaded: told what was found in the file, before the first step.
         progress: entered for the training; gives what is told of each step.
+        trials: entered where fixes are tried; gives what is told of each training.
+        explain: also take one step of the trained model apart.
     """
     refuse_wrong_patterns(settings)
     file = parse(target).file
@@ -145,7 +177,26 @@ def check_file(
         if loaded is not None:
             loaded(workload)
         reproduce = _command_line(target, settings)
-        return _run(workload, settings, run_dir, overwrite, reproduce, progress)
+        checked = _run(workload, settings, run_dir, overwrite, reproduce, progress)
+        if explain:
+            checked = _explained(checked, workload, settings, vars(sys.modules[file.stem]))
+    asked = settings.try_fixes and not checked.diagnosis.interrupted
+    if asked and checked.diagnosis.findings:
+        with trials or nullcontext(silent) as tell:
+            diagnosis = try_file(checked.diagnosis, target, settings, tell)
+        checked = replace(checked, diagnosis=diagnosis)
+    return checked
+
+
+def _explained(
+    checked: Checked, workload: Workload, settings: config.Settings, found: Mapping[str, Any]
+) -> Checked:
+    if checked.failure is not None:
+        return checked
+    diagnosis = explaining.explain(
+        checked.diagnosis, checked.folder, workload, settings.seed, found
+    )
+    return replace(checked, diagnosis=diagnosis)
 
 
 def _run(
@@ -168,12 +219,13 @@ def _run(
         "assumptions": list(workload.assumptions),
         "settings": {
             "steps": settings.steps, "device": settings.device, "took": dict(workload.took),
-            "select": list(settings.select), "ignore": list(settings.ignore),
-            "rules": dict(settings.rules), "fail_on": fail_on, "reproduce": reproduce,
+            **judging_facts(settings), "fail_on": fail_on, "reproduce": reproduce,
         },
     }  # fmt: skip
     for key, value in facts.items():
         observer.fact(key, value)
+    glance = Glance(workload)
+    workload = glance.workload
     observer.attach()
     failure: StepError | None = None
     try:
@@ -189,6 +241,8 @@ def _run(
         observer.fact("failed", error.what)
     finally:
         observer.detach()
+        if failure is None:
+            writer.records("gradchecks", glance.rows(settings.seed))
         writer.close()
     if failure is not None and observer.steps == 0:
         # nothing was recorded that a report could show
@@ -201,11 +255,17 @@ def _run(
 def _command_line(target: str, settings: config.Settings) -> str:
     default = config.Settings()
     words = ["gradscope", "check", target]
-    for flag in ("steps", "input", "seed", "device", "batch_size", "select", "ignore", "fail_on"):
+    for flag in (
+        "steps", "input", "seed", "device", "batch_size", "select", "ignore", "fail_on", "baseline",
+        "try_fixes", "trial_steps", "trial_seeds", "trial_budget",
+    ):  # fmt: skip
         value = getattr(settings, flag)
         if value == getattr(default, flag):
             continue
         name = f"--{flag.replace('_', '-')}"
+        if flag == "try_fixes":
+            words.append("--no-try-fixes")
+            continue
         each = [",".join(map(str, value))] if flag == "input" else value
         for one in each if isinstance(each, list | tuple) else [each]:
             words += [name, str(one)]

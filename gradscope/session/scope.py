@@ -7,22 +7,25 @@ import html
 import sys
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from gradscope.advise.trials import Limits
 from gradscope.diagnose.diagnosis import Diagnosis
-from gradscope.diagnose.finding import Finding
+from gradscope.diagnose.finding import Finding, Origin
 from gradscope.errors import UsageError
+from gradscope.observe.kept_batches import KeptBatches
 from gradscope.observe.observer import Observer
 from gradscope.recording.load import load_run
 from gradscope.recording.reader import Recording
 from gradscope.recording.writer import Writer
 from gradscope.report.formats import render
 from gradscope.report.run_facts import run_facts
+from gradscope.rules.non_finite import origin_of
 from gradscope.running.failures import in_one_line
 from gradscope.running.seeds import random_states_kept
 from gradscope.session.judging import judge, save
@@ -50,6 +53,9 @@ class Scope:
         self._models = tuple(weakref.ref(model) for model in models)
         self._asked = asked or {}
         self._final: Recording | None = None
+        self._tried: tuple[int, Diagnosis] | None = None
+        """Steps recorded when fixes were tried, and what came of it."""
+        self._kept: KeptBatches | None = None
         self.folder = writer.folder if writer else None
         self.off = off
 
@@ -74,6 +80,9 @@ class Scope:
             self._writer.close()
         else:
             _LIVING.append(self)
+            model = self._model()
+            if model is not None:
+                self._kept = KeptBatches(model)
 
     @property
     def attached(self) -> bool:
@@ -92,6 +101,8 @@ class Scope:
         if self._observer is None or self._writer is None:
             return
         try:
+            if self._kept is not None:
+                self._kept.remove()
             self._observer.detach()
             self._writer.close()
         except Exception as error:
@@ -126,34 +137,115 @@ class Scope:
             self._final = load_run(self.folder)
         return self._final
 
+    def replay(self, step_fn: Callable[[], Any]) -> Origin | None:
+        """Find the first operation of a step that makes a NaN or an Inf, also in the loss code.
+
+        Call it with the weights and the batch at which the value came: in ``on_alarm`` (the
+        weights have not been updated yet), or after loading a checkpoint from before.
+
+        Args:
+            step_fn: runs one step: forward, loss, backward, and if it likes ``optimizer.step()``;
+                what it returns (the loss) is looked at first. Weights, gradients, buffers, plain
+                attributes of the modules, states of the optimizers seen and all random states are
+                afterwards as before; those of a scheduler or a loader are not.
+
+        Returns:
+            The origin, which also stands in the report then; None where everything stayed finite,
+            or nothing is watched.
+
+        Raises:
+            Exception: what ``step_fn`` raises.
+        """
+        if self._observer is None:
+            return None
+        record = self._observer.replay(step_fn)
+        if record is None:
+            return None
+        return origin_of(record, self.recording.module_names)
+
     def diagnose(self) -> list[Finding]:
         """The findings, worst first, each with its fixes; [] when nothing was found."""
         return list(self._diagnosis().findings)
 
-    def report(self, path: str | Path) -> Path:
+    def report(self, path: str | Path, *, assets: str = "inline") -> Path:
         """Write the report; the suffix decides its format: .html, .json, .md, .sarif, .xml, .txt.
+
+        Args:
+            path: the file.
+            assets: "linked" for a page whose scripts and styles lie in files beside it.
 
         Returns:
             The path.
         """
         with random_states_kept():
-            return save(judge(self.recording), path)
+            return save(self._diagnosis(), path, assets=assets)
 
     @property
     def overhead(self) -> float | None:
         """Gradscope's own time as a share of the time of all steps; None before the first step."""
         return run_facts(self.recording).fraction
 
-    def _diagnosis(self) -> Diagnosis:
+    def try_fixes(
+        self,
+        loss: Callable[[nn.Module, Any], Tensor] | None = None,
+        batches: Any = None,
+        *,
+        steps: int = 60,
+        seeds: int = 3,
+        budget: float = 120.0,
+    ) -> list[Finding]:
+        """Train copies of the first watched model with each proposed fix, in child processes.
+
+        Each seed begins with weights drawn with the recorded means and spreads. The model, its
+        optimizer, the random states and the run folder stay untouched. What was tried stands in
+        later reports of this scope, too.
+
+        Args:
+            loss: ``loss(model, batch)``, which gives a scalar; without it nothing is tried.
+            batches: an iterable of batches, or a function that gives one; None for some that were
+                kept while watching, as ``(input, …, target)``.
+            steps: of each training.
+            seeds: of each fix.
+            budget: seconds for all of them.
+
+        Returns:
+            The findings, each with its fixes, those that helped first.
+        """
+        from gradscope.session.trying_objects import try_watched
+
+        diagnosis = self._judged()
+        model = self._model()
+        if model is None or not diagnosis.findings:
+            return list(diagnosis.findings)
+        optimizers = self._observer.optimizers if self._observer is not None else []
+        kept = self._kept.batches if self._kept is not None else []
+        limits = Limits(steps, seeds, budget)
+        with random_states_kept():
+            tried = try_watched(
+                diagnosis, model, next(iter(optimizers), None), loss, batches, kept, limits
+            )
+        self._tried = len(diagnosis.recording.steps), tried
+        return list(tried.findings)
+
+    def _model(self) -> nn.Module | None:
+        return next((m for m in (ref() for ref in self._models) if m is not None), None)
+
+    def _judged(self) -> Diagnosis:
         # asked for in the middle of a training, it must not move the training's random states
         with random_states_kept():
             return judge(self.recording)
+
+    def _diagnosis(self) -> Diagnosis:
+        found = self._judged()
+        if self._tried is not None and self._tried[0] == len(found.recording.steps):
+            return self._tried[1]
+        return found
 
     def _repr_html_(self) -> str:
         if self.off:
             return f"<p>{html.escape(self.off)}</p>"
         with random_states_kept():
-            page = html.escape(render(judge(self.recording), "html"))
+            page = html.escape(render(self._diagnosis(), "html"))
         # a frame of its own: the page's styles and scripts stay out of the notebook
         return f'<iframe srcdoc="{page}" style="width:100%;height:40em;border:0"></iframe>'
 
@@ -168,6 +260,13 @@ class Scope:
 def _finish() -> None:
     while _LIVING:
         _LIVING[-1].detach()
+
+
+def end_scope_in(folder: Path) -> None:
+    """End the scope of this process that writes to ``folder``: a notebook's cell is run again."""
+    there = [s for s in _LIVING if s.folder and s.folder.absolute() == folder.absolute()]
+    for scope in there:
+        scope.detach()
 
 
 def living_scope(models: Sequence[nn.Module], asked: dict[str, Any]) -> Scope | None:

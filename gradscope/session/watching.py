@@ -14,8 +14,8 @@ from gradscope.errors import UsageError
 from gradscope.observe.observer import Observer
 from gradscope.recording.folder import default_folder
 from gradscope.recording.writer import Writer
-from gradscope.session.judging import patterns, refuse_wrong_patterns
-from gradscope.session.scope import Scope, living_scope
+from gradscope.session.judging import judging_facts, patterns, refuse_wrong_patterns
+from gradscope.session.scope import Scope, end_scope_in, living_scope
 from gradscope.session.variables import variable_of
 
 
@@ -47,7 +47,8 @@ def watch(
         more: further models, for a GAN; names then begin with the models' variables.
         optimizer: the optimizer or optimizers; found by themselves when they step.
         run_dir: folder of the recording; a new one under ``.gradscope`` by default.
-        overwrite: replace an earlier recording in ``run_dir``.
+        overwrite: replace an earlier recording in ``run_dir``; a scope of this process that still
+            writes there ends.
         every: record parameters on every k-th step, modules on every 10·k-th, whatever it costs.
         budget: gradscope's share of the training's time; it looks less often to stay within.
         activations_every: record modules on every k-th step.
@@ -77,9 +78,12 @@ def watch(
     if not settings.enabled:
         return Scope.switched_off("gradscope is switched off by GRADSCOPE=0: nothing is recorded")
     refuse_wrong_patterns(settings)
+    facts = judging_facts(settings)
     frame = sys._getframe(1)
     folder = default_folder(_script()) if run_dir is None else Path(run_dir)
     rank = distributed.get_rank() if _distributed() else 0
+    if overwrite:
+        end_scope_in(folder)
     writer = Writer(folder, rank=rank, overwrite=overwrite)
     observer = Observer(
         models, labels=[variable_of(m, frame) for m in models], writer=writer, optimizer=optimizer,
@@ -88,13 +92,7 @@ def watch(
         target=", ".join(type(m).__name__ for m in models),
     )  # fmt: skip
     scope = Scope(observer, writer, models, asked)
-    scope.attach(
-        {
-            "select": list(settings.select),
-            "ignore": list(settings.ignore),
-            "rules": dict(settings.rules),
-        }
-    )
+    scope.attach(facts)
     return scope
 
 

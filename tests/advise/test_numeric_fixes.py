@@ -146,9 +146,68 @@ def test_but_not_where_its_input_or_result_changed_since(study, between):
     assert "add-epsilon" in fixes
 
 
-def test_data_that_holds_a_nan_are_not_patched_over(study):
+def test_data_that_hold_a_nan_are_left_out_and_not_patched_over(study):
     done, origin = made_at(study, "torch.log(x)", "log", phase="input")
-    assert done.fixes("GS201", "log", origin=origin) == {}
+    fixes = done.fixes("GS201", "input", origin=origin)
+    assert list(fixes) == ["mask"]
+    assert fixes["mask"].diff is None
+    inputs, targets = torch.ones(3, 2), torch.arange(3)
+    inputs[1, 0] = torch.nan
+    names = {"torch": torch, "inputs": inputs, "targets": targets}
+    exec(fixes["mask"].snippet, names)
+    assert names["targets"].tolist() == [0, 2]
+
+
+MASKED = {
+    "functions": ("softmax", "torch.softmax(x, dim=1)"),
+    "functional": ("softmax", "F.softmax(x * 1, 1)"),
+    "method": ("log_softmax", "x.log_softmax(-1)"),
+}
+
+
+@pytest.mark.parametrize("case", MASKED)
+def test_a_row_that_is_masked_entirely_gets_equal_weights(study, case):
+    operation, code = MASKED[case]
+    done, origin = made_at(study, code, operation)
+    new = done.ran(done.fixes("GS201", operation, origin=origin)["mask"])["f"]
+    old = done.namespace["f"]
+    rows = torch.tensor([[-torch.inf, -torch.inf], [0.5, -torch.inf]], requires_grad=True)
+    assert torch.isnan(old(rows)).any()
+    made = new(rows)
+    assert not torch.isnan(made).any()
+    assert torch.allclose(made[1].exp(), old(rows)[1].exp()), "as before where something is left"
+    made[0, 0].backward()
+    assert torch.isfinite(rows.grad).all()
+
+
+def test_a_target_that_is_too_long_is_masked(study):
+    code = "F.ctc_loss(x, torch.tensor([[1, 2, 1]]), torch.tensor([2]), torch.tensor([3]))"
+    done, origin = made_at(study, code, "ctc_loss")
+    fix = done.fixes("GS201", "ctc_loss", origin=origin)["mask"]
+    x = torch.randn(2, 1, 3).log_softmax(2)
+    assert torch.isinf(done.namespace["f"](x))
+    assert done.ran(fix)["f"](x) == 0
+
+
+@pytest.mark.parametrize("code", ["x ** 0.5", "torch.pow(x, 0.5)", "x.pow(0.5)", "(x * 2) ** 0.3"])
+def test_a_power_is_kept_off_zero(study, code):
+    done, origin = made_at(study, code, "pow", phase="backward")
+    fixes = done.fixes("GS201", "pow", origin=origin)
+    for name in ("add-epsilon", "clamp"):
+        assert finite_at_zero(done.ran(fixes[name])["f"]), name
+    assert not finite_at_zero(done.namespace["f"])
+
+
+def test_both_branches_of_where_have_to_be_safe(study):
+    code = "torch.where(x > 0, torch.sqrt(x), x)"
+    done, origin = made_at(study, code, "sqrt", phase="backward")
+    fixes = done.fixes("GS201", "sqrt", origin=origin)
+    for name in ("add-epsilon", "clamp"):
+        assert "computes both branches" in fixes[name].reason
+        assert finite_at_zero(done.ran(fixes[name])["f"]), name
+    assert not finite_at_zero(done.namespace["f"])
+    done, origin = made_at(study, "torch.sqrt(x)", "sqrt", phase="backward")
+    assert "branches" not in done.fixes("GS201", "sqrt", origin=origin)["clamp"].reason
 
 
 def test_without_an_origin_nothing_is_proposed(study):

@@ -10,26 +10,26 @@ from benchmarks.accuracy.cases import Case
 from benchmarks.accuracy.detectors.observations import Observations
 from benchmarks.accuracy.detectors.rules import autotrainer, deepdiagnosis, sagemaker
 from benchmarks.accuracy.running import TOOLS, run
-from benchmarks.accuracy.store import Job, Store
+from benchmarks.accuracy.store import Job, Store, _sources, version
 
-DEAD = Case("mlp", "small", "digits", "sgd", "plain", "dead-layers", 10, steps=60)
+DEAD = Case("mlp", "small", "digits", "sgd", "plain", "dead-layers", 10)
 
 
 def test_gradscope_is_really_run(tmp_path):
     store = Store(tmp_path / "results.jsonl")
-    run([*judging.label_jobs(DEAD), Job("gradscope", DEAD)], store)
+    run([*judging.label_jobs(DEAD), Job("plain", DEAD), Job("gradscope", DEAD)], store)
     (judged,) = judging.under_gradscope([DEAD], store)
     assert judged.label == "sick"
     assert store[Job("gradscope", DEAD)]["errors"] == []
     assert judged.named
     assert judged.located
     # watching does not change the training
-    watched, alone = store[Job("gradscope", DEAD)], store[Job("plain", DEAD)]
+    watched, alone = store[Job("recorded", DEAD)], store[Job("plain", DEAD)]
     assert watched["share"] == alone["share"]
 
 
-def test_published_rules_know_a_dead_network():
-    result = TOOLS["published"](DEAD)
+def test_published_rules_know_a_dead_network(tmp_path):
+    result = TOOLS["published"](DEAD, tmp_path)
     assert "GS301" in result["codes"]["SageMaker Debugger"]
     assert "GS301" in result["codes"]["DeepDiagnosis"]
 
@@ -64,6 +64,16 @@ def test_results_of_other_code_are_left_aside(tmp_path):
     path.write_text(json.dumps(item | {"version": "older"}) + "\n")
     assert job not in Store(path)
     assert job in Store(path, any_version=True)
+
+
+def test_a_label_depends_on_what_makes_its_training_and_on_nothing_else():
+    made_of = {file.name for file in _sources("benchmarks.accuracy.families.gru")}
+    assert {"gru.py", "recurrent.py", "common.py"} <= made_of
+    assert "cnn.py" not in made_of
+    gru = Case("gru", "last", "digits", "adam", "plain")
+    versions = {version(Job(tool, gru)) for tool in ("plain", "recorded", "gradscope")}
+    assert len(versions) == 3
+    assert version(Job("plain", gru)) == version(Job("plain", gru.reseeded(1)))
 
 
 @pytest.mark.slow

@@ -111,3 +111,6 @@ def test_limits_are_told_on_both_sides():
     assert [sentence.split()[0] for sentence in below_limits(worse)] == ["recall"]
     louder = [*good, *silent, judged("healthy", [], ["GS505"])]
     assert [sentence.split()[0] for sentence in below_limits(louder)] == ["false"]
+    assert below_limits(louder, surely=True) == []
+    loudest = [*louder, *[judged("healthy", [], ["GS505"])] * 3]
+    assert [sentence.split()[0] for sentence in below_limits(loudest, surely=True)] == ["false"]

@@ -35,18 +35,21 @@ def test_what_was_recorded_is_reported(terminal):
     code, out, err = interrupted(
         terminal, "check", "model.py", "--report", "r.html", "-o", "r.json", "--run-dir", "run"
     )
-    assert code == 0, err
-    assert "interrupted at step 17" in out
+    assert code == 130, err
+    assert "interrupted at step 17; until then" in out
+    assert "no problem found in" not in out
     assert "interrupted at step 17" in (terminal.folder / "r.html").read_text(encoding="utf-8")
-    assert json.loads((terminal.folder / "r.json").read_text())["run"]["steps_seen"] == 17
+    result = json.loads((terminal.folder / "r.json").read_text())
+    assert (result["run"]["steps_seen"], result["exit_code"]) == (17, 130)
     again = terminal.run("report", "run")
     assert "interrupted at step 17" in again.stdout
+    assert again.returncode == 130
 
 
 def test_a_file_that_never_returns_while_imported(terminal):
     terminal.write("import time\nprint('here', flush=True)\ntime.sleep(600)\n")
     code, out, err = interrupted(terminal, "check", "model.py", "--report", "r.html")
-    assert code == 3
+    assert code == 130
     assert out == ""
     assert "error: interrupted while importing model.py" in err
     assert terminal.files() == ["model.py"]

@@ -93,7 +93,8 @@ def test_the_table_names_existing_rules_and_has_no_cycle_without_a_condition():
     conditional = {("GS201", "GS102"), ("GS102", "GS201"), ("GS101", "GS301"), ("GS301", "GS101")}
     conditional |= {("GS101", "GS202"), ("GS202", "GS101"), ("GS203", "GS402"), ("GS402", "GS203")}
     conditional |= {("GS303", "GS402"), ("GS402", "GS303"), ("GS303", "GS301"), ("GS301", "GS303")}
-    for pair in (("GS401", "GS102"), ("GS404", "GS102"), ("GS404", "GS101")):
+    spikes = [("GS103", code) for code in ("GS102", "GS201", "GS401", "GS504")]
+    for pair in (("GS401", "GS102"), ("GS404", "GS102"), ("GS404", "GS101"), *spikes):
         conditional |= {pair, pair[::-1]}
     assert mutual == conditional
     assert all(row.why for row in TABLE)
@@ -106,3 +107,11 @@ def test_a_rule_whose_finding_is_explained_is_undecided():
     assert [f.code for f in result.findings] == ["GS101"]
     undecided = {rule.code: outcome.missing for rule, outcome in result.undecided}
     assert undecided["GS505"].startswith("explained by GS101 (vanishing-gradient at `0`)")
+
+
+@pytest.mark.parametrize(("first", "stands"), [(0, "GS101"), (80, "GS301")])
+def test_what_was_there_first_is_the_cause(first, stands):
+    vanishing = finding("GS101", first_step=first)
+    dead = finding("GS301", first_step=80)
+    standing, _ = arbitrate((vanishing, dead))
+    assert [f.code for f in standing] == [stands]

@@ -21,12 +21,15 @@ SEEDS = (0, 1, 2)
 LN_10 = math.log(10)
 """Loss of the best constant answer for ten equally frequent classes, in nats."""
 
-NOT_LEARNING = ("vanishing_sigmoid", "exploding_init", "dead_relu", "nan_log")
+NOT_FINITE = ("nan_log", "nan_in_loss", "nan_in_data")
+NOT_LEARNING = ("vanishing_sigmoid", "exploding_init", "dead_relu", *NOT_FINITE)
 PART_STANDS_STILL = {
     "detached_branch": {"right.1.weight", "right.1.bias", "right.3.weight", "right.3.bias"},
     "missing_from_optimizer": {"block2.0.weight", "block2.0.bias"},
 }
 MENDED = tuple(f"{name}_mended" for name in (*NOT_LEARNING, *PART_STANDS_STILL))
+WRONG_GRADIENT = "wrong_backward"
+"""It learns, along a direction that is not the gradient."""
 HEALTHY = ("healthy_resnet", "healthy_transformer", "healthy_lstm")
 
 
@@ -117,12 +120,21 @@ def test_autoencoder_explains_most_of_the_variance(seed):
 
 
 @pytest.mark.parametrize("name", NOT_LEARNING)
-def test_only_the_logarithm_makes_anything_non_finite(name):
+def test_only_those_of_a_nan_make_anything_non_finite(name):
     losses, _ = train(name, seed=0)
-    assert all(map(math.isfinite, losses)) == (name != "nan_log")
+    assert all(map(math.isfinite, losses)) == (name not in NOT_FINITE)
+
+
+@pytest.mark.parametrize(("end", "right"), [("", False), ("_mended", True)])
+def test_the_hand_written_backward_is_what_its_example_says(end, right):
+    found = runpy.run_path(str(EXAMPLES / f"{WRONG_GRADIENT}{end}.py"), run_name="example")
+    x = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    agrees = torch.autograd.gradcheck(found["FastGelu"].apply, (x,), raise_exception=False)
+    assert agrees is right
 
 
 def test_every_example_has_a_label():
     labelled = {*NOT_LEARNING, *PART_STANDS_STILL, *MENDED, *HEALTHY}
+    labelled |= {WRONG_GRADIENT, f"{WRONG_GRADIENT}_mended"}
     labelled |= {"healthy_autoencoder", "wrapped_loop"}
     assert labelled == {path.stem for path in EXAMPLES.glob("*.py")}

@@ -24,8 +24,11 @@ SICK = {
     "exploding_init": ("GS102", "stem"),
     "dead_relu": ("GS301", "fc2"),
     "nan_log": ("GS201", "ink"),
+    "nan_in_loss": ("GS201", ""),
+    "nan_in_data": ("GS201", ""),
     "detached_branch": ("GS104", "right"),
     "missing_from_optimizer": ("GS403", "block2"),
+    "wrong_backward": ("GS601", "blocks.1.act"),
 }
 """Code and module of the one fault in each sick example."""
 WELL = (

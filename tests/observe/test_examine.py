@@ -440,7 +440,12 @@ def test_it_stays_inactive_around_compiled_code_and_fused_attention():
     compiled = torch.compile(nn.Linear(2, 2), backend="eager")
     examination.start()
     assert not examination.active
-    assert compiled is not None
+    examination.start(nn.Sequential(compiled))
+    assert not examination.active
+    # what is compiled elsewhere in the process is no reason
+    examination.start(nn.Linear(2, 2))
+    assert examination.active
+    examination.stop()
 
 
 def test_a_failure_of_its_own_never_reaches_the_user(monkeypatch, caplog):

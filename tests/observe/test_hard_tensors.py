@@ -149,7 +149,7 @@ def test_an_expanded_tensor_is_never_made_whole():
 def test_its_own_failure_takes_every_hook_off(tmp_path, monkeypatch, caplog):
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU())
     with observed(tmp_path / "run", model) as observer:
-        monkeypatch.setattr(observer._recorder._updates, "before", lambda *_: 1 / 0)
+        monkeypatch.setattr(observer._recorder._updates, "before", lambda *_, **__: 1 / 0)
         _step(model, model(torch.randn(3, 6)).sum())
         assert "ZeroDivisionError" in observer.failure
         for module in model.modules():

@@ -16,7 +16,7 @@ HOLDERS = (
     (torch.nn.utils, "clip_grad_value_"),
     (torch.amp.grad_scaler.GradScaler, "scale"),
     (torch.amp.grad_scaler.GradScaler, "unscale_"),
-    (torch.amp.grad_scaler.GradScaler, "_maybe_opt_step"),
+    (torch.amp.grad_scaler.GradScaler, "step"),
     (torch.utils, "swap_tensors"),
     (torch.jit, "script"),
     (torch.optim.Optimizer, "zero_grad"),
@@ -95,14 +95,14 @@ def test_calls_are_told_in_order(ear):
     torch.nn.utils.clip_grad_value_(model.parameters(), clip_value=0.5)
     optimizer.step()
     assert ear.names() == [
-        "zero_grad", "zero_grad", "backward_begin", "backward_end", "clip", "clip_value",
-        "step_begin", "step_end",
+        "zero_grad", "zero_grad", "backward_begin", "backward_end", "clip", "clip_end",
+        "clip_value", "clip_end", "step_begin", "step_end",
     ]  # fmt: skip
     _, (parameters, limit, total) = ear.heard[4]
     assert len(parameters) == 2
     assert limit == 1.0
     assert float(total) == pytest.approx(2.0, abs=0.5)
-    assert ear.heard[5][1][1] == 0.5
+    assert ear.heard[6][1][1] == 0.5
 
 
 def test_reentrant_checkpointing_is_one_backward(ear):

@@ -1,10 +1,15 @@
+import ast
+import math
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
+from watching import observed, recording
 
 from gradscope.observe import private
 from gradscope.observe.frames import owner
@@ -151,6 +156,128 @@ def test_objects_without_the_expected_attributes():
     assert private.node_sequence_nr(Old()) == -1
     # it cannot be told whether hooks packed it, so it is not unpacked
     assert private.saved(Old(), "self") is None
+
+
+def test_a_tensor_without_a_version():
+    class Old:
+        def is_inference(self):
+            return False
+
+    assert private.version(Old()) == -1
+
+
+def test_a_version_that_cannot_switch_off_the_functions_of_a_subclass(monkeypatch):
+    class Named(torch.Tensor):
+        """A subclass of the user's."""
+
+    tensor = torch.ones(3).as_subclass(Named)
+    older = SimpleNamespace(_C=SimpleNamespace(), Tensor=torch.Tensor)
+    monkeypatch.setattr(private, "torch", older)
+    plain = private.base_tensor(tensor)
+    assert type(plain) is torch.Tensor
+    assert plain.tolist() == [1, 1, 1]
+
+
+def test_a_version_that_does_not_mark_what_it_compiles():
+    def function():
+        """Compiled by a version without the mark."""
+
+    assert not private.is_compiled_function(function)
+    assert private.compile_target(function) is None
+
+
+REMOVED = (
+    (torch._C, "_current_graph_task_id"),
+    (torch._C, "_current_autograd_node"),
+    (torch.autograd, "_get_sequence_nr"),
+    (torch._C, "_get_dispatch_mode"),
+    (torch._C._functorch, "maybe_current_level"),
+    (torch.overrides, "_get_current_function_mode_stack"),
+)
+
+
+@pytest.mark.parametrize("where", REMOVED, ids=lambda where: where[1])
+def test_a_training_without_a_name_is_recorded_all_the_same(tmp_path, monkeypatch, where):
+    monkeypatch.delattr(*where)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    norms, losses, outputs = [], [], []
+    with observed(tmp_path / "run", model) as observer:
+        for _ in range(3):
+            x = torch.randn(8, 4)
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            norms.append(float(model[0].weight.grad.norm()))
+            outputs.append(float(model[0](x).detach().square().mean().sqrt()))
+            optimizer.step()
+            losses.append(loss.item())
+        assert observer.failure is None
+    run = recording(tmp_path / "run")
+    rows = run.gradients[run.gradients["parameter"] == "0.weight"]
+    assert rows["norm"].tolist() == pytest.approx(norms, rel=1e-4)
+    assert run.steps["loss"].tolist() == pytest.approx(losses, rel=1e-5)
+    rows = run.activations[(run.activations["module"] == "0") & (run.activations["role"] == 3)]
+    assert rows["calls"].tolist() == [1, 1, 1]
+
+
+def test_a_version_without_a_function_between_norm_and_clip(tmp_path, monkeypatch):
+    clip = torch.nn.utils.clip_grad
+
+    def clip_grad_norm_(parameters, max_norm):
+        """As torch had it before it was split."""
+        grads = [p.grad for p in parameters]
+        total = torch.linalg.vector_norm(torch.stack([g.norm() for g in grads]))
+        for grad in grads:
+            grad.mul_((max_norm / (total + 1e-6)).clamp(max=1.0))
+        return total
+
+    monkeypatch.delattr(clip, private.CLIP_WITH_NORM)
+    monkeypatch.setattr(clip, "clip_grad_norm_", clip_grad_norm_)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip_grad_norm_)
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with observed(tmp_path / "run", model):
+        model(torch.randn(8, 4)).square().sum().backward()
+        before = math.hypot(float(model.weight.grad.norm()), float(model.bias.grad.norm()))
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        optimizer.step()
+    (step,) = recording(tmp_path / "run").steps.itertuples()
+    assert torch.nn.utils.clip_grad_norm_ is clip_grad_norm_
+    assert step.norm_before_clip == pytest.approx(before, rel=1e-4)
+    assert step.norm == pytest.approx(0.5, rel=1e-4)
+
+
+MODULE_TABLES = {"_modules", "_parameters", "_buffers", "_forward_hooks", "_forward_pre_hooks",
+                 "_backward_hooks", "_backward_pre_hooks"}  # fmt: skip
+"""Attributes of ``nn.Module`` that every version has had."""
+NOT_TORCHS = {"sys._getframe", "thing._fields"}
+ALONE = {
+    "births.py": {"func._schema", "tensor._values"},  # of what a dispatch mode is given
+    "finite.py": {"value._values"},  # of a sparse tensor
+    "tracebacks.py": {"nn.Module._call_impl"},  # whose frames it takes out; absent: none are
+}
+
+
+def test_private_names_of_torch_stand_in_one_file():
+    found = {}
+    for file in Path(private.__file__).parent.glob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        own = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+        reads = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute)]
+        own |= {n.attr for n in reads if ast.unparse(n.value) in ("self", "cls")}
+        names = {
+            ast.unparse(n)
+            for n in reads
+            if n.attr.startswith("_") and not n.attr.startswith("__")
+            and n.attr not in own | MODULE_TABLES
+        }  # fmt: skip
+        found[file.name] = names - NOT_TORCHS - ALONE.get(file.name, set())
+    del found["private.py"]
+    assert {name: names for name, names in found.items() if names} == {}
 
 
 def test_a_version_without_the_stack_of_modes(monkeypatch):

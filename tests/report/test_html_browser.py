@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from browser import Opener, chromium, opener, violations
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 from sample import Shape, diagnosis, empty, healthy
 
 from gradscope.report.html import render
+from gradscope.session import save
 
 pytestmark = pytest.mark.browser
 HOSTILE = (
@@ -308,3 +314,88 @@ def test_printing_from_the_menu_draws_what_was_never_in_view(opened: Opener, sic
     assert page.evaluate("window.onPaper") == {"drawn": 6, "theme": "light"}
     assert page.evaluate("document.documentElement.dataset.theme ?? 'auto'") == "auto"
     assert page.locator("main details:not([open])").count() > 0
+
+
+class _Strict(SimpleHTTPRequestHandler):
+    """A host of artefacts that forbids scripts and styles inside a page."""
+
+    def end_headers(self) -> None:
+        own = "script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:"
+        self.send_header("Content-Security-Policy", f"default-src 'none'; {own}")
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.mark.parametrize("place", ["disk", "strict host"])
+def test_a_page_with_linked_assets_draws_where_inline_scripts_are_forbidden(
+    browser: Browser, tmp_path: Path, place: str
+) -> None:
+    save(diagnosis(), tmp_path / "page.html", assets="linked")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Strict, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = (tmp_path / "page.html").as_uri()
+    if place != "disk":
+        url = f"http://127.0.0.1:{server.server_port}/page.html"
+    complaints: list[str] = []
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.on("console", lambda m: complaints.append(f"{m.type}: {m.text}"))
+    page.on("pageerror", lambda e: complaints.append(str(e)))
+    try:
+        page.goto(url)
+        page.wait_for_function("() => !document.querySelector('.plot:not(.drawn)')")
+        assert page.locator("#map svg.main-svg").count() > 0
+        assert page.locator("html").get_attribute("class") == "js"
+        assert complaints == []
+    finally:
+        page.context.close()
+        server.shutdown()
+        server.server_close()
+
+
+def test_the_same_page_inline_is_dead_on_a_strict_host(browser: Browser, tmp_path: Path) -> None:
+    """Were the inline page alive there, the test above would say nothing."""
+    save(diagnosis(), tmp_path / "page.html")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Strict, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = browser.new_context().new_page()
+    try:
+        page.goto(f"http://127.0.0.1:{server.server_port}/page.html")
+        assert page.locator("html").get_attribute("class") == "no-js"
+        assert page.locator("h1").inner_text() != ""
+    finally:
+        page.context.close()
+        server.shutdown()
+        server.server_close()
+
+
+def _copied(page: Page) -> str:
+    return page.evaluate("() => navigator.clipboard.readText()")
+
+
+def test_keys_copy_the_fix_and_the_link_and_go_to_sections(opened: Opener, sick: str) -> None:
+    view = opened(sick, permissions=["clipboard-read", "clipboard-write"])
+    page = view.page
+    page.keyboard.press("j")
+    page.keyboard.press("f")
+    assert _copied(page) == page.locator(".card .fix [data-copy]").first.get_attribute("data-copy")
+    page.keyboard.press("l")
+    assert _copied(page) == page.url
+    for number, key in enumerate(("findings", "gradients", "training"), 1):
+        page.keyboard.press(str(number))
+        assert page.url.endswith(f"#{key}")
+
+
+def test_the_layer_table_copies_as_csv_what_it_shows(opened: Opener, sick: str) -> None:
+    view = opened(sick, permissions=["clipboard-read", "clipboard-write"])
+    page = view.page
+    page.locator("#copy-csv").click()
+    lines = list(csv.DictReader(io.StringIO(_copied(page))))
+    assert len(lines) == page.locator("#layer-table tbody tr").count()
+    assert [line["Layer"] for line in lines] == page.locator(
+        "#layer-table th > span.mono"
+    ).all_inner_texts()
+    assert all(float(line["Weights"]) > 0 for line in lines)
+    page.locator("#filter-text").fill(lines[0]["Layer"])
+    page.locator("#copy-csv").click()
+    assert 1 <= len(list(csv.DictReader(io.StringIO(_copied(page))))) < len(lines)

@@ -22,6 +22,9 @@ from gradscope.report import page_assets
 from gradscope.report.html import SECTIONS, render
 
 BUDGET = 1_000_000
+"""Bytes of the page of 100 layers and 500 sampled steps."""
+LARGE_BUDGET = 2_500_000
+"""Bytes of the page of 1,000 layers and 10,000 steps."""
 
 
 class _Page(HTMLParser):
@@ -57,8 +60,12 @@ def sick() -> str:
 
 
 def test_the_sections_stand_in_order(sick: str) -> None:
-    at = [sick.index(f'<section id="{key}"') for key in ("verdict", *(k for k, _ in SECTIONS))]
+    # this run had no finite-difference check, and none of its steps was taken apart
+    absent = ("backward", "explain")
+    wanted = ("verdict", *(key for key, _ in SECTIONS if key not in absent))
+    at = [sick.index(f'<section id="{key}"') for key in wanted]
     assert at == sorted(at)
+    assert not any(f'<section id="{key}"' in sick for key in absent)
 
 
 def test_verdict_counts_and_first_thing_to_do(sick: str) -> None:
@@ -218,7 +225,7 @@ def test_conditions_of_the_result_stand_under_the_verdict() -> None:
 )
 def test_odd_runs_make_a_page(shape: Shape) -> None:
     html = render(diagnosis(shape))
-    assert html.count("<figure") == 7
+    assert html.count('<figure class="figure"') == 8
     assert not re.search(r">(nan|None|inf)<", html)
 
 
@@ -257,3 +264,47 @@ def test_the_birth_of_a_nan_is_told() -> None:
     assert "Born in log Phase forward Module ink" in words
     assert "0, 1, 2, 3, 4, 5, 6, 7 and 2 more" in words
     assert "Log of 0 is -Inf." in words
+
+
+def test_a_run_of_1000_layers_and_10000_steps_stays_below_its_budget() -> None:
+    made = diagnosis(Shape(layers=999, steps=10_000, every=5_000, decades=0.008, sampled=300))
+    html = render(made)
+    assert len(html.encode("utf-8")) <= LARGE_BUDGET
+    words = re.sub(r"\s+", " ", html)
+    assert "300 sampled steps are drawn as 240 columns, each the median of up to 2 steps" in words
+    assert "10,000 steps are drawn as 480 points" in words
+    assert "1,000 layers are drawn as 59 blocks" in words
+    raw = gzip.decompress(base64.b64decode(block(html, "gradscope-figures")))
+    drawn = json.loads(raw)["map"]["data"]
+    assert [len(drawn["cells"]), len(drawn["cells"][0])] == [1000, 240]
+
+
+def test_a_layer_called_0_is_shown_with_its_class_and_keeps_its_key() -> None:
+    first, *others = findings(Shape(layers=4, names=("0", "1", "2", "3")))
+    first = replace(first, summary="The gradient vanishes at `0`; `7` is no layer")
+    made = replace(
+        diagnosis(Shape(layers=4, names=("0", "1", "2", "3"))), findings=(first, *others)
+    )
+    html = render(made)
+    assert "<h1>The gradient vanishes at <code>0 Linear</code>; <code>7</code> is no layer." in html
+    assert 'id="GS101:0"' in html
+    assert "ignore = [&#34;GS101:0&#34;]" in html
+    assert json.loads(block(html, "gradscope-data"))["findings"][0]["summary"] == first.summary
+
+
+def test_do_first_leads_to_the_line_that_changes() -> None:
+    # the layer is built in line 16 (the card's line); the diff's first changed line is 14 + 2
+    first, *others = findings()
+    moved = replace(first, location=Location(FILE, 3))
+    head = render(replace(diagnosis(), findings=(moved, *others)))
+    head = head[head.index('class="do-first"') : head.index('class="strip"')]
+    assert '<span class="mono line">examples/vanishing_sigmoid.py:16</span>' in head
+
+
+def test_the_confidence_of_an_estimate_says_what_it_rests_on(sick: str) -> None:
+    assert (
+        "(here 200 of 200 sampled steps, first layer against the head 1,600× below its limit)"
+        in (sick)
+    )
+    certain = sick[sick.index('id="GS505"') : sick.index('id="GS404')]
+    assert "a fact, not an estimate.</dd>" in certain

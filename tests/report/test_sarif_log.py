@@ -1,10 +1,13 @@
+import gzip
 import json
+from pathlib import Path
 
 import jsonschema
 import pytest
 from diagnoses import CLIPPING, VANISHING, diagnoses, healthy, hostile, rule, sick
 from hypothesis import HealthCheck, given, settings
 
+from gradscope.baseline import mark
 from gradscope.diagnose.finding import Finding, Location
 from gradscope.diagnose.rule import Passed
 from gradscope.report.sarif import render
@@ -133,9 +136,15 @@ LOG = {
 }
 
 
+with gzip.open(Path(__file__).parent / "vendor" / "sarif-2.1.0-rtm.5.json.gz") as packed:
+    OASIS = jsonschema.Draft4Validator(json.load(packed))
+"""The schema of the standard itself."""
+
+
 def run(diagnosis):
     log = json.loads(render(diagnosis))
     jsonschema.Draft202012Validator(LOG).validate(log)
+    OASIS.validate(log)
     run = log["runs"][0]
     ids = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
     assert len(ids) == len(set(ids))
@@ -153,6 +162,12 @@ def test_made_by_hand(made):
 @given(diagnoses())
 def test_any_diagnosis(diagnosis):
     run(diagnosis)
+
+
+def test_a_run_with_a_baseline_fits_too():
+    made = mark(sick(), [sick().findings[0].fingerprint])
+    states = [result["baselineState"] for result in run(made)["results"]]
+    assert states == ["new"] * (len(made.findings) - 1) + ["unchanged"]
 
 
 def test_levels_are_severities():

@@ -139,3 +139,16 @@ def test_gan_is_undecided():
         optimizer=[i % 2 for i in range(100)], site=[f"gan.py:{i % 2 + 1}" for i in range(100)]
     )
     assert isinstance(check(made), Undecided)
+
+
+@pytest.mark.parametrize(("operation", "kind"), [("relu", Undecided), ("tanh", NotApplicable)])
+def test_a_function_whose_units_nobody_read_is_not_called_absent(operation, kind):
+    made = Synthetic(60)
+    module, _ = made.layer("encoder")
+    made.flow(module, 1.0, 1.0)
+    made.loss(TRIVIAL)
+    made.examined(kind="activation", operation=operation, module=module, calls=1)
+    outcome = check(made)
+    assert isinstance(outcome, kind)
+    if kind is Undecided:
+        assert "`relu` in `encoder`" in outcome.missing

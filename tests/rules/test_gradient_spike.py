@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import TRIVIAL, Synthetic
 
+from gradscope.diagnose.precedence import FIRST_NONFINITE, arbitrate
 from gradscope.diagnose.rule import Findings, Passed, Undecided
 from gradscope.diagnose.spikes import spikes
 from gradscope.rules.gradient_spike import GradientSpike
@@ -139,3 +142,47 @@ def test_the_loss_stands_in_where_no_norm_is_known():
     finding = only(check(made.build()))
     assert "the loss was" in finding.summary
     assert finding.first_step == AT
+
+
+def broken(jump, ended, *, level=0.2, at=AT, steps=STEPS):
+    """A batch with ``jump`` times the largest loss before, and NaN ``ended`` steps after it."""
+    rng = np.random.default_rng(0)
+    norm = np.exp(0.1 * rng.standard_normal(steps))
+    loss = 0.5 + 0.05 * rng.random(steps)
+    norm[at:], loss[at:] = 1e6, 1e3
+    loss[at] = jump * loss[max(0, at - 20) : at].max()
+    loss[at + ended :] = np.nan
+    made = Synthetic(steps)
+    made.layer("0")
+    made.loss(loss, float(np.median(loss[at - 20 : at])) / level)
+    made.each_step(norm=[float(n) for n in norm])
+    made.alarm(at + ended)
+    return made.build()
+
+
+@pytest.mark.parametrize(
+    ("jump", "ended", "severity"),
+    [(10.5, 2, "critical"), (9.5, 2, None), (10.5, 5, "critical"), (10.5, 6, "note")],
+)
+def test_a_batch_that_breaks_the_run(jump, ended, severity):
+    outcome = check(broken(jump, ended))
+    if severity is None:
+        assert isinstance(outcome, Passed)
+        return
+    finding = only(outcome)
+    assert finding.severity == severity
+    ends = [e.value for e in finding.evidence if e.name == FIRST_NONFINITE]
+    assert ends == ([AT + ended] if severity == "critical" else [])
+
+
+@pytest.mark.parametrize(("level", "kind"), [(0.69, Findings), (0.71, Passed)])
+def test_only_a_training_that_had_learned_can_be_thrown_back(level, kind):
+    assert isinstance(check(broken(100.0, 2, level=level)), kind)
+
+
+def test_a_batch_that_breaks_the_run_explains_the_growth_behind_it():
+    (spike,) = check(broken(100.0, 2)).findings
+    growth = replace(spike, code="GS102", kind="learning-rate")
+    standing, explained = arbitrate((growth, spike))
+    assert standing == (spike,)
+    assert explained == ((growth, spike),)

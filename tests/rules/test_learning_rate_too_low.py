@@ -30,12 +30,12 @@ def slow(agreement=0.5, distance=0.01, *, left=None, loss=TRIVIAL, steps=100, lr
 
 @pytest.mark.parametrize(("agreement", "kind"), [(0.31, Findings), (0.29, Passed)])
 def test_gradients_that_agree(agreement, kind):
-    assert isinstance(check(slow(agreement)), kind)
+    assert isinstance(check(slow(agreement, distance=0.05)), kind)
 
 
 @pytest.mark.parametrize(("left", "kind"), [(0.52, Findings), (0.48, Passed)])
 def test_or_most_of_the_slope_is_left_after_a_step(left, kind):
-    assert isinstance(check(slow(0.2, left=left)), kind)
+    assert isinstance(check(slow(0.2, distance=0.05, left=left)), kind)
 
 
 @pytest.mark.parametrize(("distance", "kind"), [(0.29, Findings), (0.31, Passed)])
@@ -130,3 +130,17 @@ def test_without_gradients_it_is_undecided():
     made.loss(TRIVIAL)
     assert isinstance(check(made), Undecided)
     assert Synthetic(10).build().count("sketches") == 0
+
+
+@pytest.mark.parametrize(("end", "kind"), [(0.86, Findings), (0.78, Passed)])
+def test_a_loss_that_falls_too_slowly_to_arrive(end, kind):
+    """From 1 to ``end`` in 100 steps: (end - 0.7) / (1 - end) hundred more steps to come to 0.7."""
+    assert isinstance(check(slow(loss=np.linspace(1.0, end, 100) * TRIVIAL)), kind)
+
+
+@pytest.mark.parametrize(
+    ("agreement", "distance", "kind"),
+    [(0.21, 0.019, Findings), (0.19, 0.019, Passed), (0.21, 0.021, Passed)],
+)
+def test_less_agreement_is_enough_where_nothing_moved(agreement, distance, kind):
+    assert isinstance(check(slow(agreement, distance)), kind)

@@ -18,6 +18,10 @@ def only(outcome):
     return finding
 
 
+HALF_WAY = falling(end=0.52 * TRIVIAL)
+"""A training that learns, but has more than half of its trivial loss left."""
+
+
 def without(reason, *, steps=100, loss=None, state=State.NONE, others=3, **facts):
     """One layer without a gradient beside ``others`` that have one."""
     made = Synthetic(steps)
@@ -40,8 +44,8 @@ def without(reason, *, steps=100, loss=None, state=State.NONE, others=3, **facts
         ("unused", "note"),
     ],
 )
-def test_severity_by_kind_where_the_training_learns(reason, severity):
-    finding = only(check(without(reason)))
+def test_severity_by_kind_where_half_of_the_loss_is_not_removed(reason, severity):
+    finding = only(check(without(reason, loss=falling(end=0.51 * TRIVIAL))))
     assert (finding.kind, finding.severity, finding.confidence) == (reason, severity, "certain")
 
 
@@ -51,13 +55,22 @@ def test_never_is_said_after_five_steps(steps, kind):
 
 
 @pytest.mark.parametrize(("others", "severity"), [(1, "warning"), (0, "critical")])
-@pytest.mark.parametrize("loss", [TRIVIAL, None])
+@pytest.mark.parametrize("loss", [TRIVIAL, HALF_WAY, None])
 @pytest.mark.parametrize("reason", ["detached", "no-grad", "integer", "other"])
 def test_a_cut_of_most_of_the_model_is_critical_however_long_it_ran(reason, loss, others, severity):
     assert only(check(without(reason, loss=loss, others=others))).severity == severity
 
 
-@pytest.mark.parametrize(("loss", "severity"), [(TRIVIAL, "critical"), (None, "warning")])
+@pytest.mark.parametrize(
+    ("reason", "severity"),
+    [("unused", "note"), ("detached", "critical"), ("no-grad", "critical"), ("other", "critical")],
+)
+def test_a_training_that_does_well_without_what_it_does_not_use(reason, severity):
+    finding = only(check(without(reason, loss=falling(end=0.4 * TRIVIAL), others=0)))
+    assert (finding.severity, finding.confidence) == (severity, "certain")
+
+
+@pytest.mark.parametrize(("loss", "severity"), [(TRIVIAL, "critical"), (HALF_WAY, "warning")])
 @pytest.mark.parametrize(("reason", "state"), [("unused", State.NONE), (None, State.EXACT_ZERO)])
 def test_an_unused_or_zero_majority_is_critical_where_nothing_learns(reason, state, loss, severity):
     assert only(check(without(reason, state=state, loss=loss, others=0))).severity == severity
@@ -65,7 +78,7 @@ def test_an_unused_or_zero_majority_is_critical_where_nothing_learns(reason, sta
 
 @pytest.mark.parametrize(("others", "severity"), [(1, "note"), (0, "warning")])
 def test_an_unused_majority_is_no_leftover(others, severity):
-    assert only(check(without("unused", others=others))).severity == severity
+    assert only(check(without("unused", others=others, loss=HALF_WAY))).severity == severity
 
 
 def test_the_cut_is_the_location():
@@ -155,3 +168,22 @@ def test_steps_after_a_nan_do_not_count():
 
 def test_a_hand_written_update_is_not_applicable():
     assert isinstance(check(without("detached", others=0, optimizer=-1)), NotApplicable)
+
+
+def test_layers_before_a_cut_are_told_with_it():
+    made = Synthetic(100)
+    for name, reason in (("first", None), ("cut", "no-grad")):
+        module = made.module(name)
+        facts = {"reached": False, "unreached_reason": reason}
+        made.gradient(made.parameter(f"{name}.weight", module, **facts), state=State.NONE)
+    made.layer("head")
+    made.loss(TRIVIAL)
+    finding = only(check(made))
+    assert finding.kind == "no-grad"
+    assert (finding.modules, finding.also) == (("cut",), ("first",))
+
+
+@pytest.mark.parametrize("count", [4, 12])
+def test_a_cut_of_few_elements_is_a_mistake_all_the_same(count):
+    made = without("detached", loss=HALF_WAY, others=1, count=count)
+    assert only(check(made)).severity == "warning"

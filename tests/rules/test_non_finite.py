@@ -5,7 +5,7 @@ import pytest
 from synthetic import Synthetic, falling
 
 from gradscope.diagnose.finding import Location
-from gradscope.diagnose.rule import Findings, Passed
+from gradscope.diagnose.rule import Findings, Passed, Undecided
 from gradscope.rules.non_finite import NonFinite
 
 rule = NonFinite()
@@ -90,6 +90,14 @@ def test_one_that_recovers_is_a_warning():
     assert only(check(broken(origin(), loss=values))).severity == "warning"
 
 
+@pytest.mark.parametrize(("taken", "kind"), [(0, Undecided), (1, Passed)])
+def test_a_run_of_skipped_steps_alone_says_nothing_of_the_model(taken, kind):
+    made = Synthetic(30)
+    made.loss(falling(30))
+    made.each_step(skipped=[i >= taken for i in range(30)])
+    assert isinstance(check(made), kind)
+
+
 @pytest.mark.parametrize(("skipped", "kind"), [(True, Passed), (False, Findings)])
 def test_a_step_that_the_loss_scaler_skipped_is_silent(skipped, kind):
     made = broken(kind="gradient-nonfinite", loss=falling(30))
@@ -105,3 +113,37 @@ def test_finite_is_passed():
     made.loss(falling(30))
     made.alarm(10, "loss-jump")
     assert isinstance(check(made), Passed)
+
+
+def test_of_several_ranks_the_rank_that_made_it_is_named():
+    summed = broken(origin(operation=None, phase=None, reason="the replay stayed finite")).build()
+    culprit = broken(origin()).build()
+    culprit.run["rank"] = 1
+    joined = summed.with_shards({"rank1": culprit}, ())
+    finding = only(rule.check(joined, None))
+    assert (finding.origin.rank, finding.origin.operation) == (1, "log")
+    assert "at step 12 of rank 1, in the forward pass" in finding.summary
+
+
+def test_why_nothing_was_found_is_told():
+    finding = only(check(broken(origin(operation=None, phase=None, reason="inputs changed"))))
+    assert finding.origin is None
+    assert finding.causes == ("Not narrowed down: inputs changed.",)
+
+
+def test_the_operations_own_line_wins_over_that_of_backward():
+    made = broken(origin(operation="pow", exact=False))
+    made.alarm(12, "loss-nonfinite", origin=origin(operation="div", exact=True))
+    assert only(check(made)).origin.operation == "div"
+    made = broken(origin(operation="div", exact=True))
+    made.alarm(12, "gradient-nonfinite", origin=origin(operation="pow", exact=False))
+    assert only(check(made)).origin.operation == "div"
+
+
+def test_values_and_shapes_are_handed_on():
+    operand = {
+        "role": "input", "shape": [4, 2], "dtype": "float32", "min": 0.0, "max": 1.0, "nan": 0,
+        "inf": 0, "at": 0.0,
+    }  # fmt: skip
+    (seen,) = only(check(broken(origin(operands=[operand])))).origin.operands
+    assert (seen.role, seen.shape, seen.low, seen.high, seen.at) == ("input", (4, 2), 0.0, 1.0, "0")

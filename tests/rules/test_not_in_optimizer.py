@@ -27,7 +27,7 @@ def net(inside=("a", "c"), outside=("b",), *, steps=100, loss=None, **facts):
 
 
 def test_a_layer_that_was_left_out():
-    finding = only(check(net()))
+    finding = only(check(net(loss=TRIVIAL)))
     assert (finding.severity, finding.confidence, finding.kind) == ("warning", "certain", "missing")
     assert finding.modules == ("b",)
     assert finding.parameters == ("b.weight",)
@@ -49,14 +49,18 @@ def test_it_is_said_after_five_steps(steps, kind):
     [
         (("a", "c"), ("b",), TRIVIAL, "warning"),
         (("a",), ("b",), TRIVIAL, "critical"),
-        (("a",), ("b", "c"), None, "warning"),
+        (("a",), ("b", "c"), falling(end=0.51 * TRIVIAL), "warning"),
+        (("a",), ("b", "c"), falling(end=0.45 * TRIVIAL), "warning"),
     ],
 )
 def test_severity_by_share_and_harm(inside, outside, loss, severity):
     assert only(check(net(inside, outside, loss=loss))).severity == severity
 
 
-@pytest.mark.parametrize(("loss", "severity"), [(None, "note"), (TRIVIAL, "critical")])
+@pytest.mark.parametrize(
+    ("loss", "severity"),
+    [(None, "note"), (falling(end=0.6 * TRIVIAL), "warning"), (TRIVIAL, "critical")],
+)
 def test_a_head_that_learns_on_a_fixed_body_may_be_meant(loss, severity):
     assert only(check(net(("z",), ("a", "b"), loss=loss))).severity == severity
 

@@ -6,8 +6,8 @@ from top to bottom, and holds its own loop inside ``with gradscope.watch(...) as
 findings are those of the variable ``scope``. It watches every step (``every=1,
 activations_every=1``), so that the machine's speed decides nothing. With ``ranks=2`` beside it, two
 processes of one group run it, as torchrun would start them, and the folder is ``run``.
-``command=gradcheck`` has a strict expected failure until gradscope has that command: the test fails
-on the day it could run, and then the mark must go.
+``command=gradcheck`` is for a model file whose backward passes are compared with finite
+differences.
 """
 
 import os
@@ -85,15 +85,6 @@ def gradchecked(file, folder):
 
 
 COMMANDS = {"check": checked, "watch": watched, "gradcheck": gradchecked}
-NOT_YET = {"GS601": "there is no gradcheck command yet; tests/rules/test_wrong_backward.py checks"}
-
-
-def marked(rule):
-    """A rule whose scripts cannot run yet is expected to fail, strictly, and says why."""
-    if rule.code not in NOT_YET:
-        return rule
-    mark = pytest.mark.xfail(reason=NOT_YET[rule.code], raises=AttributeError, strict=True)
-    return pytest.param(rule, marks=mark)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
@@ -104,7 +95,7 @@ def test_the_headings_are_fixed(rule):
 
 
 @pytest.mark.parametrize("heading", ["Broken example", "Mended example"])
-@pytest.mark.parametrize("rule", [marked(rule) for rule in RULES], ids=lambda rule: rule.code)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
 def test_the_scripts(rule, heading, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = script(rule, heading)

@@ -13,7 +13,7 @@ import gradscope
 from gradscope.diagnose.entering import entering
 from gradscope.diagnose.rule import Findings, NotApplicable, Passed, Undecided
 from gradscope.recording.load import load_run
-from gradscope.rules.unscaled_input import UnscaledInput
+from gradscope.rules.unscaled_input import UnscaledInput, kind_of
 
 rule = UnscaledInput()
 COUNT = 64
@@ -202,3 +202,21 @@ def test_token_ids_are_no_inputs_to_scale(tmp_path):
     model = nn.Sequential(nn.Embedding(5_000, 8), nn.Flatten(), nn.Linear(48, 2))
     diagnosis = train(tmp_path, model, ids, torch.randint(2, (400,)), functional.cross_entropy)
     assert "GS504" in {r.code for r, _ in diagnosis.not_applicable}
+
+
+@pytest.mark.parametrize(("spread", "found"), [(0.05, True), (0.5, False)])
+def test_features_are_each_looked_at_by_themselves(tmp_path, spread, found):
+    """Means of -2 to 2, so that all elements together have mean 0 and a usual spread."""
+    torch.manual_seed(0)
+    means = torch.linspace(-2, 2, 10)
+    x = means + spread * torch.randn(256, 10)
+    model = nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, 3))
+    y = torch.randint(3, (256,))
+    recording = train(tmp_path, model, x, y, functional.cross_entropy, lr=1e-5).recording
+    (tensor,) = entering(recording)
+    ratios = (x.mean(0).abs() / x.std(0)).median()
+    # of one batch, where the whole data set has the reference
+    assert tensor.offset == pytest.approx(float(ratios), rel=0.5)
+    assert abs(tensor.mean) < 0.2
+    assert (tensor.offset > UnscaledInput.options.offset) is found
+    assert (kind_of(UnscaledInput.options, tensor) == "input-offset") is found

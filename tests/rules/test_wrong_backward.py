@@ -94,7 +94,7 @@ def test_one_finding_for_each_module_about_its_worst_tensor(check):
     )
     first, second = outcome.findings
     assert (first.modules, first.kind) == (("0",), "sign")
-    assert "its input 1 has the wrong sign (so are those of `input 0`)" in first.summary
+    assert "its input 1 has the wrong sign (also wrong: `input 0`)" in first.summary
     assert (second.modules, second.kind) == (("1",), "blocked")
 
 

@@ -1,5 +1,7 @@
+import math
 import warnings
 
+import pandas as pd
 import pytest
 import torch
 from loops import data, judged, only, watched
@@ -8,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 import gradscope
+from gradscope.diagnose.loss_input import gained_of_possible
 from gradscope.diagnose.rule import NotApplicable, Passed
 from gradscope.rules.wrong_loss_input import WrongLossInput
 
@@ -245,3 +248,33 @@ def test_kl_div_of_probabilities(tmp_path):
     (finding,) = diagnosis.findings
     assert finding.kind == "probabilities"
     assert finding.location.file.endswith("test_wrong_loss_input.py")
+
+
+def looks(value, baseline, **facts):
+    row = {"value": value, "baseline": baseline, "classes": None, "target_mean": math.nan}
+    return pd.DataFrame([row | facts] * 20)
+
+
+def test_the_best_that_probabilities_can_reach():
+    """Losses of one-hot answers given as scores, by PyTorch."""
+    right = torch.eye(10)
+    best = float(functional.cross_entropy(right, torch.arange(10)))
+    share = gained_of_possible("softmax-twice", looks(best, math.log(10), classes=10))
+    assert share == pytest.approx(1, abs=1e-6)
+    target = torch.tensor([1.0] * 3 + [0.0])
+    best = float(functional.binary_cross_entropy_with_logits(target, target))
+    share = gained_of_possible("sigmoid-twice", looks(best, 0.5623, target_mean=0.75))
+    assert share == pytest.approx(1, abs=1e-6)
+    assert math.isnan(gained_of_possible("broadcast", looks(1.0, 2.0)))
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.79, "warning"), (0.81, "note")])
+def test_a_second_softmax_that_did_no_harm_is_a_note(share, severity):
+    best = math.log(math.e + 9) - 1
+    value = TRIVIAL - share * (TRIVIAL - best)
+    made = Synthetic(100)
+    made.loss(value)
+    for row in made._losses:
+        row |= {"input_operation": "SoftmaxBackward0", "term": 0, "classes": 10}
+    finding = only(judged(WrongLossInput, made.build()))
+    assert finding.severity == severity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.cases import Case
@@ -12,7 +13,7 @@ from benchmarks.accuracy.detectors.rules import RULES
 from benchmarks.accuracy.training import draft_of, ready
 
 
-def under_published_rules(case: Case) -> dict[str, Any]:
+def under_published_rules(case: Case, folder: Path) -> dict[str, Any]:
     """Codes by tool; None where a tool does not know this kind of training."""
     training = ready(draft_of(case), case.seed)
     begun = time.perf_counter()

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import time
 import warnings
+from pathlib import Path
 from typing import Any
 
 from benchmarks.accuracy.cases import Case
@@ -29,7 +30,7 @@ def installed() -> bool:
     return importlib.util.find_spec("torchmortem") is not None
 
 
-def under_torchmortem(case: Case) -> dict[str, Any]:
+def under_torchmortem(case: Case, folder: Path) -> dict[str, Any]:
     """Codes of its findings of severity warning or above; empty where it fails itself."""
     import torchmortem
 

@@ -30,7 +30,10 @@ class ActorCritic(nn.Module):
 
 def _criterion(output: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
     scores, guess = output
-    chosen = torch.distributions.Categorical(logits=scores.detach()).sample()
+    # sampled by Gumbel noise (Gumbel 1954): unlike torch.distributions it lets a NaN pass, so that
+    # a training that has broken runs to its end
+    noise = -torch.empty_like(scores).exponential_().log()
+    chosen = (scores.detach() + noise).argmax(-1)
     reward = (chosen == batch[1]).float()
     advantage = reward - guess.detach()
     taken = functional.log_softmax(scores, -1).gather(1, chosen[:, None])[:, 0]

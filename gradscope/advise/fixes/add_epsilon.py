@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, lead
-from gradscope.advise.numerics import epsilon, operations, plus, shown_at
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, lead
+from gradscope.advise.numerics import epsilon, operations, plus, shown_at, unselected
 from gradscope.advise.source import Source
+from gradscope.advise.treatments.functions import AddEpsilon as Added
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
-AT_ZERO = ("log", "log2", "log10", "sqrt", "rsqrt", "div", "reciprocal")
+AT_ZERO = ("log", "log2", "log10", "sqrt", "rsqrt", "div", "reciprocal", "pow")
 """Operations, or derivatives of operations, that are not finite at 0."""
 
 
@@ -20,6 +21,10 @@ class AddEpsilon(Remedy):
 
     name = "add-epsilon"
     answers: ClassVar[Mapping[str, int]] = {"GS201": 2}
+
+    def __init__(self, term: str = "") -> None:
+        """Make one that adds ``term``; "" for the smallest that this number format keeps."""
+        self.term = term
 
     def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
         """The first non-finite value comes from an operation that is not finite at 0."""
@@ -30,22 +35,51 @@ class AddEpsilon(Remedy):
         measured = origin.reason or lead(finding)
         return (
             f"{measured}: `{origin.operation}` is not finite{where} at 0; with "
-            f"{epsilon(recording)} added to what it reads it is"
+            f"{epsilon(recording)} added to what it reads it is{unselected(finding, source)}"
         )
+
+    def variants(
+        self, finding: Finding, recording: Recording, source: Source
+    ) -> tuple[Remedy, ...]:
+        """Larger terms too: next to 0 the derivative is as large as the term is small."""
+        least = float(epsilon(recording))
+        return (self, *(AddEpsilon(t) for t in ("1e-4", "1e-2") if float(t) > least))
 
     def change(self, finding: Finding, recording: Recording, source: Source) -> Change:
         """Add the constant on the recorded line."""
         assert finding.origin is not None
-        small = epsilon(recording)
+        small = self.term or epsilon(recording)
         edits = Edits()
         for operation in operations(finding, source, AT_ZERO):
             edits.add(operation.file, plus(operation, small))
         name = finding.origin.operation
-        example = f"a / (b + {small})" if name == "div" else f"torch.{name}(x + {small})"
+        examples = {
+            "div": f"a / (b + {small})", "reciprocal": f"1 / (b + {small})",
+            "pow": f"(x + {small}) ** p",
+        }  # fmt: skip
+        example = examples.get(name, f"torch.{name}(x + {small})")
         return Change(
             title=f"add {small} to what {shown_at(finding)} reads",
             applicability="may-change-results",
             cost=f"values near 0 shift by {small}; a negative value stays a fault",
             edits=edits,
             snippet=example,
+        )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """The term on the recorded line."""
+        origin = finding.origin
+        assert origin is not None
+        if origin.location is None:
+            return Treatment(untried="the line of the operation is not known")
+        place = origin.location
+        return Treatment(
+            (
+                Added(
+                    place.file,
+                    (place.line,),
+                    origin.operation,
+                    float(self.term or epsilon(recording)),
+                ),
+            )
         )

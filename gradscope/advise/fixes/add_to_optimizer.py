@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, lead, listed
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, lead, listed
 from gradscope.advise.membership import Missing, covered, expression, missing_parameters
 from gradscope.advise.optimizer_change import (
     as_later_optimizer,
@@ -15,6 +15,8 @@ from gradscope.advise.optimizer_change import (
 )
 from gradscope.advise.registration import as_registered
 from gradscope.advise.source import Source
+from gradscope.advise.treatments.modules import AddParameters
+from gradscope.advise.treatments.places import Place
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -52,6 +54,20 @@ class AddToOptimizer(Remedy):
             cost=note,
             edits=edits,
             snippet=_snippet(recording, hidden or missing, bool(hidden)),
+        )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Give the optimizer the parameters, in its first group."""
+        places = []
+        for missing in missing_parameters(finding, recording, source):
+            root = source.layers.by_id.get(missing.root)
+            if root is not None:
+                path, _, name = missing.path.rpartition(".")
+                places.append((Place(root.type, path), name))
+        return (
+            Treatment((AddParameters(places),))
+            if places
+            else Treatment(untried="the parameters belong to no model that was seen")
         )
 
 

@@ -27,6 +27,8 @@ class BatchNorm(Norm):
         "GS301": 3,
         "GS301:output": 0,
         "GS302": 2,
+        "GS303": 1,
+        "GS303:input": 2,
         "GS404": 2,
     }
 

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from gradscope.advise.fix import Change, Edits, Remedy, lead
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, lead
 from gradscope.advise.insertion import before_statement
 from gradscope.advise.loop import Update, optimizer_calls, updates, uses_own_loop
 from gradscope.advise.measures import rounded, total_norms
@@ -17,6 +17,7 @@ from gradscope.advise.names import last_name, spelled
 from gradscope.advise.patch import Edit
 from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile
+from gradscope.advise.treatments.steps import Clip
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -76,6 +77,12 @@ class ClipGradNorm(Remedy):
             f"torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm={limit:g})\n"
             "optimizer.step()",
         )  # fmt: skip
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Clip just before the step."""
+        limit = _limit(finding, recording)
+        assert limit is not None
+        return Treatment((Clip(limit),))
 
 
 def _limit(finding: Finding, recording: Recording) -> float | None:

@@ -7,17 +7,19 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from gradscope.advise.cuts import cut_of
-from gradscope.advise.fix import Change, Edits, Remedy, listed
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, listed
 from gradscope.advise.names import resolved, spelled
 from gradscope.advise.patch import Edit
 from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile
+from gradscope.advise.treatments.functions import KeepGraph as Kept
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
 _REASONS = ("detached", "no-grad")
 _METHODS = ("detach", "detach_", "item")
 _COPIES = ("torch.tensor", "torch.as_tensor", "float", "int")
+_READING = ("item", "tolist", "numpy", "float", "int")
 _MODES = ("no_grad", "inference_mode")
 
 
@@ -44,7 +46,7 @@ class KeepGraph(Remedy):
         at = source.place(cut.file, cut.line)
         edits = Edits()
         if at is not None:
-            edits.add(at[0], _edits(at[0], at[1], cut.operation))
+            edits.add(at[0], graph_edits(at[0], at[1], cut.operation))
         mode = cut.operation in _MODES
         verb = "record gradients under" if mode else "take out"
         return Change(
@@ -55,8 +57,33 @@ class KeepGraph(Remedy):
             snippet="with torch.enable_grad():\n    ..." if mode else "h = h  # without .detach()",
         )
 
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """The call on the recorded line hands its input on."""
+        cut = cut_of(finding, recording, _REASONS)
+        assert cut is not None
+        if cut.file is None or cut.line is None:
+            return Treatment(untried="the line of the cut is not known")
+        if cut.operation in _READING:
+            return Treatment(untried=f"what `{cut.operation}` leaves has no graph to keep")
+        lines = _block(source, cut.file, cut.line) if cut.operation in _MODES else (cut.line,)
+        return Treatment((Kept(cut.file, lines, cut.operation),))
 
-def _edits(file: SourceFile, line: int, operation: str) -> list[Edit]:
+
+def _block(source: Source, name: str, line: int) -> range:
+    """Lines of the ``with`` or of the function whose gradients are switched off around ``line``."""
+    at = source.place(name, line)
+    around: list[tuple[int, int]] = []
+    if at is not None:
+        kinds = (ast.With, ast.FunctionDef)
+        nodes = [n for kind in kinds for n in at[0].all(kind)]
+        spans = [(n.lineno, n.end_lineno or n.lineno) for n in nodes]
+        around = [span for span in spans if span[0] <= line <= span[1]]
+    first, last = max(around, default=(line, line))
+    return range(first, last + 1)
+
+
+def graph_edits(file: SourceFile, line: int, operation: str) -> list[Edit]:
+    """Edits of ``line`` that let the graph through ``operation``; none where that is unclear."""
     if operation in _MODES:
         return _mode_edits(file, line)
     nodes = [n for n in file.all(ast.Attribute) if n.lineno <= line <= (n.end_lineno or n.lineno)]

@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, lead
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, lead
 from gradscope.advise.names import resolved, spelled
 from gradscope.advise.numerics import Operation, operations, shown_at
 from gradscope.advise.patch import Edit
 from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile, dotted
+from gradscope.advise.treatments.functions import JoinedLogarithm
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -50,6 +51,12 @@ class LogSoftmax(Remedy):
             edits=edits,
             snippet=f"torch.nn.functional.{name}(logits{', dim=1' if 'soft' in name else ''})",
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """The logarithm on the recorded line is taken from the logits."""
+        pair = _pairs(finding, source)[0]
+        lines = range(pair.log.node.lineno, (pair.log.node.end_lineno or 0) + 1)
+        return Treatment((JoinedLogarithm(pair.log.file.name, lines),))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, lead
-from gradscope.advise.loop import OptimizerCall, optimizer_calls, uses_own_loop
-from gradscope.advise.measures import USUAL_UPDATE, rate_factor, rounded, update_ratio
-from gradscope.advise.patch import Edit
+from gradscope.advise.fix import Change, Remedy, Treatment, lead
+from gradscope.advise.measures import LARGEST_FACTOR, USUAL_UPDATE, rate_factor, update_ratio
+from gradscope.advise.rate_change import rate_change, rate_treatment
 from gradscope.advise.source import Source
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
@@ -23,11 +21,18 @@ class LowerLearningRate(Remedy):
         "GS102": 4,
         "GS102:learning-rate": 1,
         "GS102:through-time": 2,
+        "GS105": 1,
         # units that were dead from the start are no matter of the rate
         "GS301:learning-rate": 1,
+        "GS302:learning-rate": 2,
+        "GS303:training": 2,
         "GS401": 1,
         "GS505": 3,
     }
+
+    def __init__(self, factor: float | None = None) -> None:
+        """Make one that divides by ``factor``; None to take it from the measured updates."""
+        self.factor = factor
 
     def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:
         """A rate that the finding blames, or updates far above the usual size."""
@@ -35,7 +40,9 @@ class LowerLearningRate(Remedy):
         if finding.code == "GS301" and finding.severity == "note":
             return None
         ratio = update_ratio(recording, finding)
-        blamed = finding.kind in ("learning-rate", "through-time") or finding.code == "GS401"
+        blamed = finding.kind in ("learning-rate", "through-time") or finding.code in (
+            "GS401", "GS105",
+        )  # fmt: skip
         if not blamed and (ratio is None or ratio <= 10 * USUAL_UPDATE):
             return None
         measured = lead(finding)
@@ -47,42 +54,22 @@ class LowerLearningRate(Remedy):
             f"{100 * USUAL_UPDATE:g} %"
         )
 
+    def variants(
+        self, finding: Finding, recording: Recording, source: Source
+    ) -> tuple[Remedy, ...]:
+        """A short range test: the measured factor, and a tenth and ten times it."""
+        middle = rate_factor(update_ratio(recording, finding))
+        factors = (middle, middle / 10, middle * 10)
+        return tuple(LowerLearningRate(f) for f in factors if 1 < f <= LARGEST_FACTOR)
+
     def change(self, finding: Finding, recording: Recording, source: Source) -> Change:
         """Change ``lr`` where the optimizer is built."""
-        factor = rate_factor(update_ratio(recording, finding))
-        optimizers = recording.run.get("optimizers") or [{}]
-        rates = optimizers[0].get("lr") or []
-        known = float(rates[0]) if rates else None
-        edits = Edits()
-        calls = optimizer_calls(recording, source, 0)
-        if len(calls) == 1:
-            edits.add(calls[0].file, _edits(calls[0], known, factor))
-        new = rounded(known / factor, 3) if known else None
-        kind = optimizers[0].get("type", "the optimizer")
-        to = f" from {known:g} to {new:g}" if known else f" by a factor of {factor:g}"
-        own = "; this run used gradscope's own loop" if uses_own_loop(recording) else ""
-        return Change(
-            title=f"lower the learning rate of {kind}{to}",
-            applicability="may-change-results",
-            cost=f"training may need more steps; a schedule's later values fall with it{own}",
-            edits=edits,
-            snippet=f"# where the optimizer is built{own}:\n"
-            f"torch.optim.{kind if known else 'SGD'}(model.parameters(), "
-            f"lr={f'{new:g}' if new else '...'})",
-        )
+        cost = "training may need more steps; a schedule's later values fall with it"
+        return rate_change(recording, source, 1 / self._factor(finding, recording), cost)
 
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Step with the lower rate."""
+        return rate_treatment(recording, 1 / self._factor(finding, recording))
 
-def _edits(call: OptimizerCall, known: float | None, factor: float) -> list[Edit]:
-    file, node = call.file, call.rate
-    if node is None:
-        if known is None or not call.call.args:
-            return []
-        end = file.end(call.call.args[0])
-        return [Edit(end, end, f", lr={rounded(known / factor, 3):g}")]
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        value = f"{rounded(node.value / factor, 3):g}"
-        return [Edit(file.start(node), file.end(node), value)]
-    start, end = file.start(node), file.end(node)
-    if isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call):
-        return [Edit(end, end, f" / {factor:g}")]
-    return [Edit(start, start, "("), Edit(end, end, f") / {factor:g}")]
+    def _factor(self, finding: Finding, recording: Recording) -> float:
+        return self.factor or rate_factor(update_ratio(recording, finding))

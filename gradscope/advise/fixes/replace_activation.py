@@ -12,6 +12,7 @@ from gradscope.advise.fix import (
     Change,
     Edits,
     Remedy,
+    Treatment,
     cost_of,
     lead,
     listed,
@@ -27,7 +28,12 @@ from gradscope.advise.patch import Edit
 from gradscope.advise.placement import sites_of
 from gradscope.advise.source import Site, Source
 from gradscope.advise.standing_init import Scheme
+from gradscope.advise.treatments.functions import ReplaceCalls
+from gradscope.advise.treatments.modules import ReplaceModules
+from gradscope.advise.treatments.places import places_of
+from gradscope.advise.treatments.weights import Initialise
 from gradscope.diagnose.finding import Finding
+from gradscope.observe.intervention import Intervention
 from gradscope.recording.facts import Activation
 from gradscope.recording.reader import Recording
 
@@ -126,6 +132,26 @@ class ReplaceActivation(Remedy):
             snippet=f"# in place of {old} {where.replace('`', '')}:\n"
             f"nn.{choice.module}({choice.arguments})",
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Hooks on the modules, other functions on the lines of the calls, the same weights."""
+        modules, functions = _targets(finding, recording, source)
+        choice = _choose(finding, source, _kinds(modules, functions))
+        assert choice is not None
+        slope = float(choice.arguments or 0.01)
+        changes: list[Intervention] = []
+        if modules:
+            changes.append(ReplaceModules(choice.module, places_of(source, modules), slope))
+        for function in functions:
+            call = function.call
+            lines = range(call.call.lineno, (call.call.end_lineno or call.call.lineno) + 1)
+            changes.append(
+                ReplaceCalls(call.file.name, lines, call.operation, choice.module, slope)
+            )
+        if finding.code == "GS101" and choice is _RELU:
+            weighted = source.layers.weighted(finding)
+            changes.append(Initialise(places_of(source, weighted), "kaiming"))
+        return Treatment(tuple(changes))
 
 
 @dataclass(frozen=True, slots=True)

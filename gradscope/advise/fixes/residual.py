@@ -11,6 +11,7 @@ from gradscope.advise.fix import (
     Change,
     Edits,
     Remedy,
+    Treatment,
     cost_of,
     lead,
     listed,
@@ -25,6 +26,8 @@ from gradscope.advise.placement import appended_by, container_items, in_sequenti
 from gradscope.advise.shortcut import block_around, through_block
 from gradscope.advise.source import Site, Source
 from gradscope.advise.source_file import SourceFile
+from gradscope.advise.treatments.modules import AddResidual
+from gradscope.advise.treatments.places import place_of
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.facts import Role
 from gradscope.recording.reader import Recording
@@ -65,6 +68,14 @@ class Residual(Remedy):
             edits=edits,
             snippet=f"# where {first} is called:\nx = x + self.{first}(x)",
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Hooks at both ends of each block; a layer's activation module lies inside."""
+        spans = []
+        for layer in _targets(finding, source):
+            last = (source.layers.activation_of(layer) or layer) if layer.leaf else layer
+            spans.append((place_of(source, layer), place_of(source, last)))
+        return Treatment((AddResidual(spans),))
 
 
 def _note(source: Source, targets: Sequence[Layer]) -> str:

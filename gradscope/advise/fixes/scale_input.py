@@ -7,11 +7,12 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, lead
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, lead
 from gradscope.advise.insertion import before_statement
 from gradscope.advise.measures import rounded
 from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile
+from gradscope.advise.treatments.modules import ScaleInput as Scaled
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.facts import Role
 from gradscope.recording.reader import Recording
@@ -27,7 +28,9 @@ class ScaleInput(Remedy):
     answers: ClassVar[Mapping[str, int]] = {
         "GS102": 6,
         "GS301": 6,
+        "GS303:input": 1,
         "GS504": 1,
+        "GS504:target": 0,
         "GS505": 4,
     }
 
@@ -67,6 +70,13 @@ class ScaleInput(Remedy):
             edits=edits,
             snippet=f"x = (x {minus}) / {spread:g}  # before the model",
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Scale what the model is called with."""
+        measured = _moments(recording, source)
+        assert measured is not None
+        root = str(recording.run.get("model"))
+        return Treatment((Scaled(root, rounded(measured[0], 3), rounded(measured[1], 3)),))
 
 
 def _moments(recording: Recording, source: Source) -> tuple[float, float] | None:

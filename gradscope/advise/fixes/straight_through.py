@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from gradscope.advise.cuts import Cut, cut_of
-from gradscope.advise.fix import Change, Edits, Remedy, listed
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, listed
 from gradscope.advise.patch import Edit
 from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile
+from gradscope.advise.treatments.functions import StraightThrough as Passed
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -48,6 +49,14 @@ class StraightThrough(Remedy):
             edits=edits,
             snippet=f"y = x + (torch.{cut.operation}(x) - x).detach()",
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """The value of the step function with the gradient of the identity."""
+        cut = cut_of(finding, recording, ("integer",))
+        assert cut is not None
+        if cut.file is None or cut.line is None or cut.operation not in _STEPS:
+            return Treatment(untried=f"`{cut.operation}` gives indices, which nothing replaces")
+        return Treatment((Passed(cut.file, (cut.line,), cut.operation),))
 
 
 def _edits(file: SourceFile, cut: Cut, line: int) -> list[Edit]:

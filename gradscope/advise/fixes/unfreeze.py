@@ -6,10 +6,11 @@ import ast
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, listed
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, listed
 from gradscope.advise.patch import Edit
 from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile, dotted
+from gradscope.advise.treatments.modules import Unfreeze as Unfrozen
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -47,6 +48,16 @@ class Unfreeze(Remedy):
             edits=edits,
             snippet=f'model.get_parameter("{frozen[0]}").requires_grad_(True)',
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Set ``requires_grad`` before the first step."""
+        frozen = set(_frozen(finding, recording))
+        rows = recording.parameters[recording.parameters["name"].isin(frozen)]
+        roots = [source.layers.by_id.get(int(root)) for root in rows["root"]]
+        kind = next((root.type for root in roots if root is not None), None)
+        if kind is None:
+            return Treatment(untried="the parameters belong to no model that was seen")
+        return Treatment((Unfrozen(kind, [str(path) for path in rows["path"]]),))
 
 
 def _frozen(finding: Finding, recording: Recording) -> list[str]:

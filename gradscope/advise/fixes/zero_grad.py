@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, lead
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, lead
 from gradscope.advise.insertion import after_statement
-from gradscope.advise.loop import updates
+from gradscope.advise.loop import is_by_hand, updates
 from gradscope.advise.source import Source
+from gradscope.advise.treatments.steps import ClearAfterHandWritten, ClearAfterStep
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -45,3 +46,8 @@ class ZeroGrad(Remedy):
             edits=edits,
             snippet="optimizer.step()\noptimizer.zero_grad()",
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Clear behind each step."""
+        by_hand = is_by_hand(recording)
+        return Treatment((ClearAfterHandWritten() if by_hand else ClearAfterStep(),))

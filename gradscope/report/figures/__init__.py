@@ -6,8 +6,11 @@ from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.report.clean import one_line
 from gradscope.report.figures.depth import depth_figures
 from gradscope.report.figures.figure import Figure
+from gradscope.report.figures.gradient_check import gradient_check_figure
 from gradscope.report.figures.gradient_map import gradient_map
+from gradscope.report.figures.noise import noise_figure
 from gradscope.report.figures.number_format import number_format_figure
+from gradscope.report.figures.run_up import run_up_figure
 from gradscope.report.figures.training import training_figure
 from gradscope.report.figures.units import units_figure
 from gradscope.report.figures.updates import updates_figure
@@ -22,9 +25,12 @@ def all_figures(diagnosis: Diagnosis, layers: Layers) -> tuple[Figure, ...]:
         gradient_map(layers, marked),
         *depth_figures(recording, marked),
         training_figure(recording, diagnosis.findings),
+        run_up_figure(recording),
         updates_figure(recording, layers, marked),
         units_figure(recording, marked),
         number_format_figure(recording, layers, marked),
+        noise_figure(recording, layers, marked),
+        gradient_check_figure(recording),
     )
 
 

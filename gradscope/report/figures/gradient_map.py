@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import plotly.graph_objects as go
 
+from gradscope.report.figures.blocks import Block, blocks
 from gradscope.report.figures.figure import (
     Figure,
     NumberTable,
@@ -55,6 +56,7 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
     middle, largest, cells = _reduce(layers, groups)
     seen = middle[np.isfinite(middle)]
     rows = Rows(layers.names, layers.labels, marked)
+    folded = blocks(layers.names)
     figure = blank(rows.height + 56)
     present = [state for state in _STATES if (cells == state[0]).any()]
     for cell, shade, label, _ in present:
@@ -117,12 +119,13 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
             "RMS of the gradient",
             tuple(((p - low) / (high - low), p) for p in powers(low, high, 6)),
         ),
-        reduced=_reduced(len(layers.steps), len(groups)),
+        reduced=_reduced(len(layers.steps), len(groups), len(layers.layers), folded),
         data={
             **rows.data,
             "columns": [[int(layers.steps[a]), int(layers.steps[b - 1])] for a, b in groups],
             "cells": cells.tolist(),
             "excess": compact(largest - middle, 1) if len(groups) < len(layers.steps) else None,
+            "blocks": folded,
             "marked": sorted(marked & set(rows.names)),
         },
     )
@@ -216,14 +219,20 @@ def _reading(layers: Layers) -> str:
     return " ".join(parts) or "No finite gradient was recorded."
 
 
-def _reduced(steps: int, columns: int) -> str:
-    if columns == steps:
-        return ""
-    return (
-        f"{plural(steps, 'sampled step')} are drawn as {columns} columns, each the median of up to "
-        f"{-(-steps // columns)} steps; every NaN and Inf is kept, and the largest value of each "
-        "column can be shown instead."
-    )
+def _reduced(steps: int, columns: int, layers: int, folded: list[Block] | None) -> str:
+    texts = []
+    if columns < steps:
+        texts.append(
+            f"{plural(steps, 'sampled step')} are drawn as {columns} columns, each the median of "
+            f"up to {-(-steps // columns)} steps; every NaN and Inf is kept, and the largest value "
+            "of each column can be shown instead."
+        )
+    if folded:
+        texts.append(
+            f"{layers:,} layers are drawn as {len(folded)} blocks, each the median of its layers, "
+            "with every NaN and Inf; a click on a block opens it."
+        )
+    return " ".join(texts)
 
 
 def _table(layers: Layers) -> NumberTable:

@@ -124,8 +124,14 @@ def number_format_figure(recording: Recording, layers: Layers, marked: frozenset
             Swatch("series-2", "limits of a number format", "dash"),
             Swatch("surface", f"no element, of {plural(len(window), 'sampled step')}"),
         ),
-        data=rows.data,
+        data={**rows.data, "exponents": [_edges(i) for i in range(EXPONENT_BINS)]},
     )  # fmt: skip
+
+
+def _edges(column: int) -> tuple[str, str]:
+    """Lower and upper edge of a bin as text; the first and the last are open."""
+    powers = [f"2^{edge}" for edge in EXPONENT_EDGES]
+    return ("0", *powers)[column], (*powers, "Inf")[column]
 
 
 def _position(edge: int) -> float:

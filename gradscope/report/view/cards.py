@@ -15,10 +15,14 @@ from gradscope.report import summary
 from gradscope.report.clean import lines, one_line
 from gradscope.report.escape import anchor, scrub
 from gradscope.report.excerpt import Excerpt, excerpt
+from gradscope.report.hunk import hunk
+from gradscope.report.numbers import plural
 from gradscope.report.view.layers import Layers
+from gradscope.report.view.naming import Names
 from gradscope.report.view.numerals import distance, measured
 from gradscope.report.view.prose import breakable, prose, section, sentence
 from gradscope.report.view.trend import Trend, trend
+from gradscope.report.view.trials import Picture, curves, reach
 
 SEVERITY = {
     "critical": "training cannot succeed, or its numbers are wrong",
@@ -71,6 +75,8 @@ class FixView:
         applicability, meaning: its word and what the word means.
         trial: one of the trial's statuses.
         tried: what the trial found, in words.
+        curves, reach: losses and gradients of the trial, None where it was not tried.
+        place: file and line of the first change, "" where there is no diff.
         diff: lines of the diff; empty where there is a snippet or nothing.
         copy: the text that the copy button copies, "" for none.
     """
@@ -81,10 +87,13 @@ class FixView:
     meaning: str
     trial: str
     tried: Markup
+    curves: Picture | None
+    reach: Picture | None
     diff: tuple[DiffLine, ...]
     snippet: str
     copy: str
     cost: Markup
+    place: str
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,8 @@ class Card:
     """A finding.
 
     Attributes:
+        basis: what the confidence rests on in this run, "" where it is a plain fact.
+        known: whether the baseline holds it.
         origin: terms and texts about the operation that made the first NaN or Inf.
     """
 
@@ -102,11 +113,13 @@ class Card:
     severity_meaning: str
     confidence: str
     confidence_meaning: str
+    basis: str
     summary: Markup
     layer: Markup
     place: str
     excerpt: Excerpt | None
     when: str
+    known: bool
     also: tuple[Markup, ...]
     also_more: tuple[Markup, ...]
     trend: Trend | None
@@ -139,7 +152,10 @@ def _card(
     if used[identity] > 1:
         identity = f"{identity}:{used[identity]}"
     location = summary.where(finding)
-    also = tuple(breakable(n or "the whole model") for n in (*finding.modules[1:], *finding.also))
+    label = Names.of(diagnosis.recording).label
+    also = tuple(
+        breakable(label(n) or "the whole model") for n in (*finding.modules[1:], *finding.also)
+    )
     shown = _ALSO_SHOWN if len(also) > _ALSO_SHOWN + 1 else len(also)
     return Card(
         id=identity,
@@ -149,11 +165,13 @@ def _card(
         severity_meaning=SEVERITY[finding.severity],
         confidence=finding.confidence,
         confidence_meaning=CONFIDENCE[finding.confidence],
+        basis=_basis(finding, layers),
         summary=sentence(finding.summary),
-        layer=breakable(summary.place(finding, diagnosis.recording)),
+        layer=breakable(label(summary.place(finding, diagnosis.recording))),
         place=scrub(one_line(str(location))) if location else "",
         excerpt=excerpt(diagnosis.recording, finding),
         when=_when(finding, diagnosis),
+        known=diagnosis.is_known(finding),
         also=also[:shown],
         also_more=also[shown:],
         trend=trend(finding, diagnosis.recording, layers),
@@ -169,12 +187,26 @@ def _card(
     )
 
 
+def _basis(finding: Finding, layers: Layers) -> str:
+    if finding.confidence == "certain":
+        return ""
+    within = (layers.steps >= finding.first_step) & (layers.steps <= finding.last_step)
+    parts = [f"{int(within.sum()):,} of {plural(len(layers.steps), 'sampled step')}"]
+    for item in finding.evidence:
+        if away := distance(item.value, item.limit):
+            parts.append(f"{one_line(item.name)} {away.removesuffix('it')}its limit")
+            break
+    return ", ".join(parts)
+
+
 def _silence(finding: Finding) -> str:
     keys = ", ".join(json.dumps(one_line(key)) for key in ignore_keys(finding))
     return f"ignore = [{keys}]"
 
 
 def _when(finding: Finding, diagnosis: Diagnosis) -> str:
+    if diagnosis.command == "gradcheck":
+        return ""
     if finding.first_step == finding.last_step:
         return f"at step {finding.first_step:,}"
     steps = diagnosis.recording.steps
@@ -205,7 +237,9 @@ def _origin(origin: Origin | None) -> tuple[tuple[str, Markup], ...]:
         ("Phase", prose(origin.phase)),
         ("Module", breakable(origin.module or "the model")),
         ("Line", breakable(place)),
+        ("Rank", prose("" if origin.rank is None else str(origin.rank))),
         ("Samples of the batch", prose(samples)),
+        ("Values", prose("; ".join(map(summary.operand, origin.operands)))),
         ("Why", sentence(origin.reason)),
     )
     return tuple((term, text) for term, text in entries if text)
@@ -222,13 +256,21 @@ def _fix(fix: Fix) -> FixView:
         meaning=meaning,
         trial=fix.trial.status,
         tried=sentence(summary.tried(fix)),
+        curves=curves(fix.trial),
+        reach=reach(fix.trial),
         diff=tuple(DiffLine(_kind(line), line) for line in lines(diff.rstrip("\n")))
         if diff
         else (),
         snippet=snippet,
         copy=diff or snippet,
         cost=sentence(fix.cost),
+        place=_changed(diff),
     )
+
+
+def _changed(diff: str) -> str:
+    path, kept, _ = hunk(diff, context=0, most=1)
+    return f"{path}:{kept[0].line}" if path and kept else ""
 
 
 def _kind(line: str) -> str:
@@ -237,9 +279,25 @@ def _kind(line: str) -> str:
     return {"+": "add", "-": "del", "@": "hunk"}.get(line[:1], "same")
 
 
-def first_fix(found: Sequence[Card]) -> tuple[Card, FixView] | None:
-    """The worst finding that has a fix, with its first one."""
-    return next(((card, card.fixes[0]) for card in found if card.fixes), None)
+@dataclass(frozen=True)
+class DoFirst:
+    """What the verdict proposes: the card to read, what to do, and the line to change."""
+
+    card: str
+    title: Markup
+    place: str
 
 
-__all__ = ["CONFIDENCE", "SEVERITY", "Card", "cards", "first_fix"]
+def do_first(found: Sequence[Card]) -> DoFirst | None:
+    """The first fix of the worst finding whose first fix helped, else of the worst that has one."""
+    with_fix = [card for card in found if card.fixes]
+    helped = [card for card in with_fix if card.fixes[0].trial == "helped"]
+    for card in (*helped, *with_fix):
+        fix = card.fixes[0]
+        place = fix.place or card.place
+        # a title that names the line already needs no second mention
+        return DoFirst(card.id, fix.title, "" if place in fix.title.striptags() else place)
+    return None
+
+
+__all__ = ["CONFIDENCE", "SEVERITY", "Card", "DoFirst", "cards", "do_first"]

@@ -56,7 +56,8 @@ def strip(recording: Recording, facts: RunFacts) -> tuple[Fact, ...]:
         Fact("Model", one_line(str(run.get("model") or "")), _parameters(recording)),
         Fact(
             "Steps",
-            f"{facts.steps_seen:,}",
+            # a finite-difference check trains nothing
+            f"{facts.steps_seen:,}" if facts.steps_seen else "",
             f"{facts.steps_sampled:,} with statistics of gradients",
         ),
         Fact("Loss, first → last", loss),

@@ -75,7 +75,7 @@ def layer_rows(diagnosis: Diagnosis, layers: Layers, found: tuple[Card, ...]) ->
                 weights=NumberCell(f"{layer.count:,}", str(layer.count)),
                 gradient=_cell(float(finite[-1]) if len(finite) else math.nan),
                 ratio=_cell(float(ratios.get(layer.parameters[0], math.nan))),
-                zeros=NumberCell(percent(zeros / total), repr(zeros / total))
+                zeros=NumberCell(percent(zeros / total), f"{zeros / total:.6g}")
                 if total
                 else NumberCell("–", ""),
                 state=_state(layers, at),
@@ -86,7 +86,7 @@ def layer_rows(diagnosis: Diagnosis, layers: Layers, found: tuple[Card, ...]) ->
 
 
 def _cell(value: float) -> NumberCell:
-    return NumberCell(number(value), repr(value) if math.isfinite(value) else "")
+    return NumberCell(number(value), f"{value:.6g}" if math.isfinite(value) else "")
 
 
 def _state(layers: Layers, row: int) -> str:

@@ -2,6 +2,7 @@
 let library = null;
 let figures = null;
 const drawn = new Set();
+const shownData = new Map();
 
 async function inflated(id) {
   const raw = Uint8Array.from(atob($(id).textContent.trim()), (c) => c.charCodeAt(0));
@@ -14,13 +15,27 @@ function loadFigures() {
   return figures;
 }
 
-function loadLibrary() {
-  library ??= inflated("#gradscope-plotly").then((source) => {
-    const script = document.createElement("script");
-    script.textContent = source;
+// The library lies in the page, packed, or in a file beside it where scripts in a page are forbidden.
+async function addLibrary() {
+  const script = document.createElement("script");
+  const file = $("#gradscope-plotly").dataset.file;
+  if (file) {
+    const there = new Promise((resolve, reject) => {
+      script.onload = resolve;
+      script.onerror = () => reject(new Error(`${file} is missing beside the page`));
+    });
+    script.src = file;
     document.head.append(script);
-    return window.Plotly;
-  });
+    await there;
+  } else {
+    script.textContent = await inflated("#gradscope-plotly");
+    document.head.append(script);
+  }
+  return window.Plotly;
+}
+
+function loadLibrary() {
+  library ??= addLibrary();
   return library;
 }
 
@@ -101,11 +116,13 @@ async function draw(box) {
   drawn.add(key);
   const all = await loadFigures();
   const Plotly = await loadLibrary();
-  const { plot, data } = all[key];
+  const { plot, data } = key === "map" ? foldedMap(all.map) : all[key];
+  shownData.set(key, data);
   const style = getComputedStyle(document.documentElement);
-  const layout = fitted(coloured(plot.layout, style), data, box.clientWidth, new Set(all.map?.data.marked));
+  const layout = fitted(coloured(plot.layout, style), data, box.clientWidth, new Set(data.marked || all.map?.data.marked));
   layout.shapes = [...(layout.shapes || []), ...marks(data, style)];
   layout.width = box.clientWidth;
+  box.style.height = `${layout.height}px`;
   layout.font = { ...layout.font, family: getComputedStyle(document.body).fontFamily };
   const traces = coloured(key === "map" ? hoverTexts(plot.data, data) : plot.data, style);
   const waiting = $(".waiting", box);
@@ -113,12 +130,18 @@ async function draw(box) {
   await Plotly.react(box, traces, layout, { displayModeBar: false, responsive: false, showTips: false });
   if (!box.classList.contains("drawn")) {
     box.classList.add("drawn");
-    box.on("plotly_click", (event) => chosen(key, data, event.points[0]));
+    performance.mark(`${key} drawn`);
+    box.on("plotly_click", (event) => chosen(shownData.get(key), event.points[0]));
   }
 }
 
-function chosen(key, data, point) {
+function chosen(data, point) {
   const change = {};
+  const row = data.shown?.[Math.round(Number(point.y))];
+  if (row?.block) {
+    update({ block: row.name, layer: "" });
+    return;
+  }
   if (data.layerAxis === "y") change.layer = data.layers[Math.round(Number(point.y))] ?? state.layer;
   if (data.columns) change.step = String(data.columns[Math.round(Number(point.x))]?.[0] ?? "");
   else if (data.stepAxis && !point.data.base) change.step = String(Math.round(Number(point.x)));
@@ -154,8 +177,12 @@ async function showPick() {
   $("#pick-step").value = state.step;
   const metric = $("#pick-metric");
   if (metric) metric.value = state.metric || "median";
-  $("#pick-clear").hidden = state.layer === "" && state.step === "";
+  $("#pick-clear").hidden = state.layer === "" && state.step === "" && state.block === "";
   const out = $("#picked");
+  if (state.layer === "" && state.step === "" && state.block !== "") {
+    out.textContent = `${state.block} is open; Clear folds it again.`;
+    return;
+  }
   if (state.layer === "" && state.step === "") {
     out.textContent = "Click a cell, or choose here; the figures below follow.";
     return;
@@ -175,11 +202,10 @@ async function showPick() {
     return;
   }
   const column = columnOf(data, Number(state.step));
-  const words = ["not recorded", "frozen", "no gradient", "exactly zero", "finite", "NaN or Inf"];
   const cell = data.cells[row][column];
   const [first, last] = data.columns[column];
   const when = first === last ? `step ${first.toLocaleString("en")}` : `steps ${first.toLocaleString("en")} to ${last.toLocaleString("en")}`;
-  out.textContent = `${name}, ${when}: ${cell === 4 ? size(line[column]) : words[cell]}.`;
+  out.textContent = `${name}, ${when}: ${cell === FINITE ? size(line[column]) : STATES[cell]}.`;
 }
 
 function setUpFigures() {
@@ -198,11 +224,11 @@ function setUpFigures() {
     form.addEventListener("submit", (event) => event.preventDefault());
     $("#pick-layer").addEventListener("change", (event) => update({ layer: event.target.value }));
     $("#pick-step").addEventListener("change", (event) => update({ step: event.target.value }));
-    $("#pick-clear").addEventListener("click", () => update({ layer: "", step: "" }));
+    $("#pick-clear").addEventListener("click", () => update({ layer: "", step: "", block: "" }));
     $("#pick-metric")?.addEventListener("change", (event) => update({ metric: event.target.value === "median" ? "" : event.target.value }));
   }
   listeners.push((change) => {
-    if ("layer" in change || "step" in change || "metric" in change) { redraw(); showPick().catch(failed); }
+    if ("layer" in change || "step" in change || "metric" in change || "block" in change) { redraw(); showPick().catch(failed); }
   });
   let width = innerWidth;
   addEventListener("resize", () => {

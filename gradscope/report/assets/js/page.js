@@ -45,6 +45,29 @@ function moveFinding(by) {
   update({ place: next.id });
 }
 
+function currentCard() {
+  const all = $$(".card");
+  return document.activeElement.closest(".card") || all.find((card) => card.open) || all[0];
+}
+
+function copyFix() {
+  const card = currentCard();
+  const button = card && $("button[data-copy]", $(".fix", card) || card);
+  if (!button) { say("This finding has no change to copy"); return; }
+  card.open = true;
+  button.click();
+}
+
+function copyLink() {
+  copy(location.href);
+}
+
+// Sections are numbered in the order of the bar.
+function toSection(number) {
+  const link = $$(".bar-nav a")[number - 1];
+  if (link) link.click();
+}
+
 function findLayer() {
   const field = $("#filter-text");
   if (!field) return;
@@ -90,7 +113,7 @@ async function printPage() {
 }
 
 const ACTS = {
-  link: () => copy(location.href),
+  link: copyLink,
   expand: expandAll,
   json: saveJson,
   print: printPage,
@@ -108,7 +131,7 @@ function onKey(event) {
   if (event.key === "Escape") {
     $("#menu").open = false;
     if (typing) typing.blur();
-    else if (!$("#keys-dialog").open) update({ layer: "", step: "" });
+    else if (!$("#keys-dialog").open) update({ layer: "", step: "", block: "" });
     return;
   }
   if (typing || $("#keys-dialog").open) return;
@@ -118,8 +141,10 @@ function onKey(event) {
     "/": findLayer,
     t: nextTheme,
     e: expandAll,
+    f: copyFix,
+    l: copyLink,
     "?": () => $("#keys-dialog").showModal(),
-  }[event.key];
+  }[event.key] || (/^[1-9]$/.test(event.key) ? () => toSection(Number(event.key)) : null);
   if (!act) return;
   event.preventDefault();
   act();
@@ -164,7 +189,7 @@ setUpFigures();
 showTheme();
 $("#theme").addEventListener("click", nextTheme);
 $("#keys").addEventListener("click", () => $("#keys-dialog").showModal());
-$("#find-layer").addEventListener("click", findLayer);
+$("#find-layer")?.addEventListener("click", findLayer);
 document.addEventListener("keydown", onKey);
 document.addEventListener("click", onClick);
 addEventListener("hashchange", restore);

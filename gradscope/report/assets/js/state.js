@@ -1,8 +1,8 @@
 // The state of the view lives in the address: #gradients?layer=…&step=…
 const $ = (selector, within = document) => within.querySelector(selector);
 const $$ = (selector, within = document) => [...within.querySelectorAll(selector)];
-const KEYS = ["layer", "step", "metric", "filter", "sort", "expand"];
-const state = { place: "", layer: "", step: "", metric: "", filter: "", sort: "", expand: "" };
+const KEYS = ["layer", "step", "block", "metric", "filter", "sort", "expand"];
+const state = { place: "", layer: "", step: "", block: "", metric: "", filter: "", sort: "", expand: "" };
 const listeners = [];
 
 function say(text) { $("#said").textContent = text; }

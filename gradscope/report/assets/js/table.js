@@ -24,6 +24,37 @@ function setUpTable() {
     return cells.map((cell) => cell.row);
   }
 
+  // The chosen layer's row is followed by its pictures.
+  const detail = document.createElement("tr");
+  detail.className = "detail";
+  const wide = detail.insertCell();
+  wide.colSpan = heads.length;
+  let pictured = "";
+
+  const openers = rows.map((row) => {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "opener";
+    button.setAttribute("aria-label", `Pictures of ${$(".mono", row).textContent}`);
+    button.addEventListener("click", () => update({ layer: state.layer === row.dataset.layer ? "" : row.dataset.layer }));
+    row.cells[0].append(button);
+    return button;
+  });
+
+  function showDetail() {
+    const at = rows.findIndex((row) => state.layer !== "" && row.dataset.layer === state.layer);
+    openers.forEach((button, row) => button.setAttribute("aria-expanded", String(row === at)));
+    if (at < 0 || rows[at].hidden) {
+      detail.remove();
+      return;
+    }
+    rows[at].after(detail);
+    if (pictured === state.layer) return;
+    pictured = state.layer;
+    wide.textContent = "";
+    layerDetail(pictured).then((box) => { if (pictured === state.layer) wide.replaceChildren(box); }).catch(failed);
+  }
+
   function show() {
     const [key, way] = state.sort.split(".");
     const column = Math.max(0, heads.findIndex((head) => head.dataset.key === key));
@@ -42,6 +73,7 @@ function setUpTable() {
       row.classList.toggle("picked", state.layer !== "" && row.dataset.layer === state.layer);
     });
     if (field.value !== state.filter) field.value = state.filter;
+    showDetail();
     $("#filter-count").textContent = `${shown} of ${rows.length}`;
   }
 
@@ -50,6 +82,16 @@ function setUpTable() {
     const [now, way] = state.sort.split(".");
     update({ sort: now === key && way === "asc" ? `${key}.desc` : `${key}.asc` });
   }));
+  // What is shown, as it is sorted; numbers without what makes them easy to read.
+  function csv() {
+    const quoted = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+    const cell = (node) => quoted(node.dataset.sort ?? $(".mono", node)?.textContent ?? node.textContent.trim().replace(/\s+/g, " "));
+    const first = heads.map((head) => quoted($(".sort", head).textContent));
+    const lines = [...body.rows].filter((row) => !row.hidden && row !== detail).map((row) => [...row.cells].map(cell));
+    return [first, ...lines].map((line) => line.join(",")).join("\r\n") + "\r\n";
+  }
+
+  $("#copy-csv").addEventListener("click", () => copy(csv()));
   field.addEventListener("input", () => update({ filter: field.value }));
   $("#filter").addEventListener("submit", (event) => event.preventDefault());
   listeners.push(show);

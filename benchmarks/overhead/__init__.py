@@ -1,0 +1,1 @@
+"""What watching costs: gradscope and its peers against the bare loop."""

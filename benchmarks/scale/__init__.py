@@ -1,0 +1,1 @@
+"""How recordings grow: cost a step, bytes on disk, memory, reading and merging."""

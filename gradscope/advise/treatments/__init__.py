@@ -1,0 +1,1 @@
+"""The fixes' changes of a live training, each an ``Intervention`` that a child process is sent."""

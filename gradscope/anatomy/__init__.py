@@ -1,0 +1,1 @@
+"""Behind ``trace``: one training step taken apart, from the tensors of one real step."""

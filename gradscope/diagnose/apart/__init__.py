@@ -1,0 +1,1 @@
+"""Two sides of recordings, and where they part: pure functions."""

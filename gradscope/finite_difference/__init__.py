@@ -1,0 +1,1 @@
+"""Finite differences against backward passes: behind ``gradscope.gradcheck``."""
