@@ -42,7 +42,8 @@ def test_a_case_and_its_twin_are_told_right(place):
 
 def test_the_peers_are_really_run():
     case = fitting("sqrt", "middle")
-    assert anomaly_says(case, sick=True).operation == "sqrt"
+    # it knows NaN only: the Inf of the square root's derivative becomes one in the square before it
+    assert anomaly_says(case, sick=True).operation == "pow"
     assert not anomaly_says(case, sick=False).alarmed
     forward = fitting("log", "last")
     assert hook_says(forward, sick=True).module == "places.2"
