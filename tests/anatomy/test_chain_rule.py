@@ -57,7 +57,7 @@ def test_each_factor_of_a_chain_is_that_of_its_own_jacobian(activation) -> None:
         below = delta @ layer.weight if linear else delta * slopes[index]
         factor = factors[str(index)]
         assert factor.kind == ("weight" if linear else "activation")
-        assert factor.gain == pytest.approx(float(below.norm() / delta.norm()), rel=1e-4)
+        assert factor.gain == pytest.approx(float((below.norm() / delta.norm()).detach()), rel=1e-4)
         delta = below.detach()
     parts = found.chain
     whole = parts.loss * parts.weight * parts.activation * parts.other * parts.block
