@@ -292,7 +292,9 @@ def test_many_optimizers(both):
     assert [rates[0] for rates in run.steps["lr"]] == pytest.approx(
         [0.01 * n for n in range(1, 21)]
     )
-    naive = truth["ids"] if truth["ids"] < 20 else "mixed when an id comes back"
+    # how many ids there were depends on what the memory held before
+    assert truth["ids"] <= 20
+    naive = "fewer: an id comes back"
     both.number("optimizers told apart", run.steps["optimizer"].nunique(), 20, naive)
 
 
