@@ -39,9 +39,7 @@ def bar(steps: int, *, quiet: bool, color: str = "auto") -> Iterator[Progress | 
         progress.TextColumn("loss {task.fields[loss]:.4g}"),
         progress.TimeRemainingColumn(),
     )
-    # transient: the verdict below should not stand under a leftover
-    console = Console(stderr=True, no_color=True if color == "never" else None)
-    with progress.Progress(*columns, console=console, transient=True) as shown:
+    with _progress(columns, color) as shown:
         task = shown.add_task("training", total=steps, loss=float("nan"))
         yield lambda step, loss: shown.update(task, completed=step + 1, loss=loss)
 
@@ -63,8 +61,7 @@ def trials_bar(*, quiet: bool, color: str = "auto") -> Iterator[Tell]:
         progress.MofNCompleteColumn(),
         progress.TimeElapsedColumn(),
     )
-    console = Console(stderr=True, no_color=True if color == "never" else None)
-    with progress.Progress(*columns, console=console, transient=True) as shown:
+    with _progress(columns, color) as shown:
         task = shown.add_task("trying", total=None, fix="fixes", seed=0)
 
         def tell(name: str, seed: int, done: int, planned: int) -> None:
@@ -90,8 +87,7 @@ def modules_bar(*, quiet: bool, color: str = "auto") -> Iterator[ModulesDone | N
         progress.MofNCompleteColumn(),
         progress.TimeRemainingColumn(),
     )
-    console = Console(stderr=True, no_color=True if color == "never" else None)
-    shown = progress.Progress(*columns, console=console, transient=True)
+    shown = _progress(columns, color)
     task = shown.add_task("checking", total=None, module="")
     began = time.monotonic()
 
@@ -105,3 +101,9 @@ def modules_bar(*, quiet: bool, color: str = "auto") -> Iterator[ModulesDone | N
     finally:
         if shown.live.is_started:
             shown.stop()
+
+
+def _progress(columns: tuple[progress.ProgressColumn, ...], color: str) -> progress.Progress:
+    console = Console(stderr=True, no_color=True if color == "never" else None)
+    # transient: the verdict below should not stand under a leftover
+    return progress.Progress(*columns, console=console, transient=True)
