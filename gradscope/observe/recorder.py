@@ -114,8 +114,9 @@ class Recorder:
         ids = self._inventory.ids_held_by(optimizer)
         ids = [ids[position] for position in self._wire.chosen(len(ids))]
         parameters = [self._inventory.parameters.thing(identity) for identity in ids]
-        glance = look([parameter for parameter in parameters if parameter is not None])
-        if None not in parameters:
+        alive = [parameter for parameter in parameters if parameter is not None]
+        glance = look(alive)
+        if len(alive) == len(ids):  # `None in parameters` would compare tensors
             self._ring.looked(ids, glance)
         return glance.finite()
 

@@ -32,9 +32,7 @@ def encode(items: Sequence[Mapping[str, Any]]) -> bytes:
     numbers and lists; what JSON does not know becomes its text.
     """
     try:
-        text = json.dumps(
-            list(items), allow_nan=False, default=_plain, ensure_ascii=False, separators=(",", ":")
-        )
+        text = _PLAIN.encode(list(items))
     except (ValueError, TypeError):
         text = ""
     if not text or f'"{_MARK}' in text:
@@ -94,6 +92,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value, key=str)
     return str(value)
+
+
+_PLAIN = json.JSONEncoder(
+    allow_nan=False, default=_plain, ensure_ascii=False, separators=(",", ":")
+)
+"""Made once: every step of a training encodes a record."""
 
 
 def _marked(value: Any) -> Any:

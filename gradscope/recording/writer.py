@@ -117,7 +117,8 @@ class Writer:
 
     def records(self, table: str, items: Sequence[Mapping[str, Any]]) -> None:
         """Add records of a record table; their floats may be NaN or infinite."""
-        self._guarded(lambda: self._add_records(table, items))
+        if items:  # most steps have no event
+            self._guarded(lambda: self._add_records(table, items))
 
     def set(self, key: str, value: Any) -> None:
         """Record a fact about the run, one of ``facts.RUN_KEYS``; the last value holds."""
