@@ -15,7 +15,7 @@ from gradscope.advise.treatments.places import places_of
 from gradscope.advise.treatments.steps import Clip, Rate
 from gradscope.advise.treatments.weights import Initialise
 from gradscope.diagnose.diagnosis import Diagnosis
-from gradscope.observe.intervention import Intervention
+from gradscope.observe.experiment.intervention import Intervention
 
 PROBLEMS = {
     "GS101": "vanish", "GS302": "vanish", "GS303": "vanish",

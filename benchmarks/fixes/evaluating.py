@@ -18,7 +18,7 @@ from gradscope.advise.verdict import Run, Yardstick, fails, judge, separated
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Finding, Fix
 from gradscope.diagnose.learning import loss_curve
-from gradscope.observe.intervention import Intervention
+from gradscope.observe.experiment.intervention import Intervention
 from gradscope.running.child import Server
 
 SECONDS = 60.0

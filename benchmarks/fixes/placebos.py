@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from gradscope.observe.intervention import Intervention, NoOp
+from gradscope.observe.experiment.intervention import Intervention, NoOp
 
 
 class Shuffled(Intervention):

@@ -21,12 +21,12 @@ import torch
 
 import gradscope
 from benchmarks.overhead.workloads import WORKLOADS, Workload
-from gradscope.observe.kept_call import KeptCall
-from gradscope.observe.loss_code import LossCode
-from gradscope.observe.loss_part import LossPart
-from gradscope.observe.origin import OriginSearch
+from gradscope.observe.birth.kept_call import KeptCall
+from gradscope.observe.birth.loss_code import LossCode
+from gradscope.observe.birth.loss_part import LossPart
+from gradscope.observe.birth.origin import OriginSearch
+from gradscope.observe.birth.ring import Ring
 from gradscope.observe.recorder import Recorder
-from gradscope.observe.ring import Ring
 
 NEVER = 1_000_000_000
 """``every``: after step 0 nothing is recorded but the loss and the loop's calls."""

@@ -20,7 +20,7 @@ import gradscope
 from benchmarks.nonfinite.plan import Case
 from benchmarks.nonfinite.training import HEALTHY, Training, quiet
 from gradscope.diagnose.rule import Findings
-from gradscope.observe.operations import node_operation
+from gradscope.observe.autograd.operations import node_operation
 from gradscope.rules.non_finite import NonFinite
 
 

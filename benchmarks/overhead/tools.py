@@ -64,7 +64,7 @@ def _floor(model: nn.Module, optimizer: Any, folder: Path) -> Iterator[Each]:
 
 @contextmanager
 def _statistics(model: nn.Module, optimizer: Any, folder: Path) -> Iterator[Each]:
-    from gradscope.observe.gradients import gradient_rows
+    from gradscope.observe.reading.gradients import gradient_rows
 
     parameters = list(enumerate(model.parameters()))
     yield lambda step: gradient_rows(step, parameters, None, count=False) and None

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.advise.verdict import Run
-from gradscope.observe.gradient_sizes import GradientSizes
-from gradscope.observe.intervention import Intervention
-from gradscope.observe.steering import Steering, Step
+from gradscope.observe.autograd.gradient_sizes import GradientSizes
+from gradscope.observe.experiment.intervention import Intervention
+from gradscope.observe.experiment.steering import Steering, Step
 from gradscope.running.child import Ended, Send, finish
 
 ELEMENTS = 5_000_000

@@ -18,7 +18,7 @@ from gradscope.advise.patch import Edit
 from gradscope.advise.source import Site, Source
 from gradscope.advise.source_file import SourceFile
 from gradscope.diagnose.finding import Applicability, Finding
-from gradscope.observe.intervention import Intervention
+from gradscope.observe.experiment.intervention import Intervention
 from gradscope.recording.reader import Recording
 
 RETRAIN = "changes the model: train it again"

@@ -38,7 +38,7 @@ from gradscope.advise.verdict import (
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Finding, Mended, Trial
 from gradscope.diagnose.learning import loss_curve
-from gradscope.observe.intervention import Intervention, NoOp
+from gradscope.observe.experiment.intervention import Intervention, NoOp
 from gradscope.running.child import Mode, Server
 
 Prepare = Callable[[int], Start]

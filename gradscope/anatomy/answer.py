@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from gradscope.anatomy.differences import MADE_BY, Difference, difference, near, same_order
 from gradscope.anatomy.kinds import operation
-from gradscope.observe.loss import loss_facts
-from gradscope.observe.loss_terms import LossFacts
+from gradscope.observe.autograd.loss import loss_facts
+from gradscope.observe.autograd.loss_terms import LossFacts
+from gradscope.observe.autograd.step_graph import Edge, ForwardWatch
+from gradscope.observe.autograd.walk import Walk
 from gradscope.observe.private import node_sequence_nr, saved
-from gradscope.observe.step_graph import Edge, ForwardWatch
-from gradscope.observe.walk import Walk
 
 CLASSES = ("nll_loss", "nll_loss2d", "nll_loss_nd")
 VALUES = ("mse_loss", "smooth_l1_loss", "huber_loss", "l1_loss")
@@ -36,6 +36,8 @@ class Answer:
         plain: it is the loss itself, without weights, smoothing or further terms.
         reduction: ``mean``, ``sum``, ``none`` or None.
         terms: loss operations at the end of the graph.
+        bend: Huber's delta, smooth L1's beta: the distance at which the loss becomes straight.
+        difference: flat output − target, where the graph kept nothing else of the two.
     """
 
     operation: str
@@ -48,6 +50,8 @@ class Answer:
     plain: bool = False
     reduction: str | None = None
     terms: int = 1
+    bend: float | None = None
+    difference: Tensor | None = None
 
 
 def answer(loss: Tensor) -> Answer:
@@ -57,29 +61,42 @@ def answer(loss: Tensor) -> Answer:
     if not known or loss.grad_fn is None:
         return Answer(found[0].operation if found else "unknown", "unknown")
     main = known[0]
+    if main.operation in MADE_BY and (off := difference(loss.grad_fn, main.operation)) is not None:
+        return _values_apart(loss, off, main, len(found))
     node = _node(loss.grad_fn, main.operation)
     if node is None:
         return Answer(main.operation, "unknown", nodes=main.input_nodes, terms=len(found))
-    same = main.value is not None and torch.isclose(
-        main.value.double(), loss.detach().double(), rtol=1e-4, atol=1e-7
-    )
-    plain = bool(same) and len(found) == 1
     name = operation(node)
     if name in CLASSES:
-        return _classes(loss, node, main, plain, len(found))
+        return _classes(loss, node, main, len(found))
     scores, target = saved(node, "self"), saved(node, "target")
     flat = scores.flatten() if isinstance(scores, Tensor) else None
     wanted = target.flatten() if isinstance(target, Tensor) else None
     if flat is None or (wanted is not None and wanted.shape != flat.shape):
         return Answer(main.operation, "unknown", nodes=main.input_nodes, terms=len(found))
+    added = _added(loss, main, main.value, flat.numel())
+    weights = saved(node, "weight"), saved(node, "pos_weight")
+    bend = saved(node, "delta" if main.operation == "huber" else "beta")
     return Answer(
         main.operation, "yes-no" if name in BINARY else "values", flat, wanted, None,
-        _first_edge(node), main.input_nodes, plain, main.reduction, len(found),
+        _first_edge(node), main.input_nodes,
+        added is not None and len(found) == 1 and all(weight is None for weight in weights),
+        added or main.reduction, len(found), float(bend) if bend is not None else None,
     )  # fmt: skip
 
 
-def _classes(loss: Tensor, node: Node, main: LossFacts, plain: bool, terms: int) -> Answer:
-    named, nodes, reduction = main.operation, main.input_nodes, main.reduction
+def _values_apart(loss: Tensor, off: Difference, main: LossFacts, terms: int) -> Answer:
+    sizes = off.values.abs() if main.operation == "l1" else off.values.square()
+    added = _added(loss, main, sizes.mean(), sizes.numel())
+    return Answer(
+        main.operation, "unknown", edge=off.edge, nodes=main.input_nodes,
+        plain=added is not None and terms == 1, reduction=added or main.reduction, terms=terms,
+        difference=off.values,
+    )  # fmt: skip
+
+
+def _classes(loss: Tensor, node: Node, main: LossFacts, terms: int) -> Answer:
+    named, nodes = main.operation, main.input_nodes
     scores, target = saved(node, "self"), saved(node, "target")
     if not isinstance(scores, Tensor) or not isinstance(target, Tensor):
         return Answer(named, "unknown", nodes=nodes, terms=terms)
@@ -95,19 +112,28 @@ def _classes(loss: Tensor, node: Node, main: LossFacts, plain: bool, terms: int)
         while softmax is not None and operation(softmax) != "log_softmax":
             softmax = softmax.next_functions[0][0]
         edge = None if softmax is None else _first_edge(softmax)
-    plain = plain and saved(node, "weight") is None and _unsmoothed(loss, rows, labels, valid)
-    return Answer(named, "classes", rows, labels, valid, edge, nodes, plain, reduction, terms)
-
-
-def _unsmoothed(loss: Tensor, rows: Tensor, labels: Tensor, valid: Tensor) -> bool:
-    """Whether the loss is the mean or sum of minus the log-probabilities of the truth itself."""
-    if not bool(valid.any()):
-        return False
-    own = -rows.double().gather(1, labels.clamp(0, rows.shape[1] - 1)[:, None]).squeeze(1)[valid]
-    value = loss.detach().double()
-    return any(
-        bool(torch.isclose(total, value, rtol=1e-4, atol=1e-7)) for total in (own.mean(), own.sum())
+    added = None
+    if bool(valid.any()):
+        # minus the log-probabilities of the truth itself: a smoothed loss is not their mean
+        own = -rows.double().gather(1, labels.clamp(0, rows.shape[1] - 1)[:, None])[valid]
+        added = _added(loss, main, own.mean(), own.numel())
+    plain = terms == 1 and added is not None and saved(node, "weight") is None
+    return Answer(
+        named, "classes", rows, labels, valid, edge, nodes, plain, added or main.reduction, terms
     )
+
+
+def _added(loss: Tensor, main: LossFacts, mean: Tensor | None, count: int) -> str | None:
+    """Whether a loss is the ``mean`` or the ``sum`` of its elements; None: neither.
+
+    Where the operation reduced nothing itself, what was done after it shows in the value.
+    """
+    value = loss.detach()
+    if mean is None or value.dim():
+        return None
+    asked = (main.reduction,) if main.reduction in ("mean", "sum") else ("mean", "sum")
+    values = {"mean": mean, "sum": mean.double() * count}
+    return next((each for each in asked if each and near(values[each], value)), None)
 
 
 def _first_edge(node: Node) -> Edge | None:
@@ -158,7 +184,8 @@ def place_of(found: Answer, watch: ForwardWatch) -> Place | None:
     if found.edge is not None:
         numbers.add(node_sequence_nr(found.edge[0]))
     numbers.discard(-1)
-    size = None if found.scores is None else found.scores.numel()
+    kept = found.scores if found.difference is None else found.difference
+    size = None if kept is None else kept.numel()
     for index, call in enumerate(watch.calls):
         for output, edge in enumerate(call.edges):
             if edge is None or node_sequence_nr(edge[0]) not in numbers:
@@ -171,3 +198,18 @@ def place_of(found: Answer, watch: ForwardWatch) -> Place | None:
                 last = tensor.shape[-1] == found.scores.shape[-1]
             return Place(index, output, last)
     return None
+
+
+def completed(found: Answer, place: Place | None, watch: ForwardWatch) -> Answer:
+    """An answer of which the graph kept only output − target, with the two of them.
+
+    The output is read where the model gave it; unchanged where that is not certain.
+    """
+    if found.difference is None or found.edge is None or place is None:
+        return found
+    call = watch.calls[place.call]
+    edge = call.edges[place.output]
+    if edge is None or not same_order(found.edge[0], edge[0]):
+        return found
+    scores = call.outputs[place.output].double().flatten()
+    return replace(found, kind="values", scores=scores, target=scores - found.difference)

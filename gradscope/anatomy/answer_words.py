@@ -1,52 +1,19 @@
-"""The prediction and the loss in words and rows."""
+"""The prediction in words and rows."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from gradscope.anatomy.answer import Answer
-from gradscope.anatomy.facts import ClassScore, LossFacts, LossSlope, Prediction, ValueRow
+from gradscope.anatomy.facts import ClassScore, Prediction, ValueRow
 from gradscope.anatomy.subject import Names
 from gradscope.diagnose.wording import number, percent
 
 SHOWN = 6
 """Answers or values that are listed."""
-_MEANING = {
-    "cross_entropy": "Cross-entropy is minus the logarithm of the probability that the model gave "
-    "to the truth: 0 if it was certain of it, and without limit the less it believed it.",
-    "nll": "The loss is minus the log-probability that the model gave to the truth.",
-    "mse": "Mean squared error is the square of the distance between output and target, averaged "
-    "over the outputs.",
-    "bce_with_logits": "Binary cross-entropy is minus the logarithm of the probability that the "
-    "model gave to the right answer of each yes-or-no question.",
-    "bce": "Binary cross-entropy is minus the logarithm of the probability that the model gave to "
-    "the right answer of each yes-or-no question.",
-    "l1": "The loss is the distance between output and target, averaged over the outputs.",
-    "smooth_l1": "The loss is the distance between output and target, rounded off near zero.",
-    "huber": "The Huber loss is quadratic near the target and linear far from it.",
-}
-_SLOPE = {
-    "cross_entropy": "Its derivative at the score of a class is that class's probability, minus 1 "
-    "for the truth: the step pushes the true score up and every other one down, each as far as "
-    "the model was wrong about it.",
-    "nll": "Its derivative at the log-probability of the truth is −1, at all others 0.",
-    "mse": "Its derivative at an output is twice the distance to its target, over the number of "
-    "outputs: the farther off, the harder the push.",
-    "bce_with_logits": "Its derivative at a score is the probability minus the target, over the "
-    "number of questions.",
-    "bce": "Its derivative at a probability p is (p − target) / (p·(1 − p)): it grows without "
-    "limit where the model is certain and wrong.",
-    "l1": "Its derivative is +1 or −1 over the number of outputs, however far off they are.",
-}
-FORMULAS = {
-    "cross_entropy": "probability − [is the truth]",
-    "mse": "2·(output − target) / outputs",
-    "bce_with_logits": "(probability − target) / outputs",
-}
 
 
 def position_of(found: Answer) -> int:
@@ -84,7 +51,9 @@ def prediction(
     rows = tuple(ValueRow(str(i), float(v), math.nan) for i, v in enumerate(flat[:SHOWN]))
     return Prediction(
         "unknown",
-        "The loss is none that gradscope knows, so the model's output is shown as it is.",
+        "The loss is none that gradscope knows, so the model's output is shown as it is."
+        if found.operation.startswith(("other:", "unknown"))
+        else "What the output should have been is not kept by the loss, so it is shown as it is.",
         values=rows, more=max(0, flat.numel() - SHOWN),
     )  # fmt: skip
 
@@ -158,85 +127,3 @@ def _values(found: Answer) -> Prediction:
             f"{first.label}: {number(first.output)} instead of {number(first.target)}."
         )
     return Prediction("values", said, None, values=rows, more=number_of - len(rows))
-
-
-def formula(found: Answer) -> Tensor | None:
-    """The loss's derivative at its input by the textbook's formula, flat; None where none holds.
-
-    Only of a loss without weights, smoothing and further terms.
-    """
-    if not found.plain or found.scores is None or found.target is None:
-        return None
-    if found.kind == "classes":
-        if found.valid is None or found.operation != "cross_entropy":
-            return None
-        count = int(found.valid.sum()) if found.reduction == "mean" else 1
-        labels = found.target.clamp(0, found.scores.shape[1] - 1)
-        truth = torch.nn.functional.one_hot(labels, found.scores.shape[1]).double()
-        slope = (found.scores.double().exp() - truth) * found.valid[:, None].double()
-        return slope / max(count, 1)
-    outputs, target = found.scores.double(), found.target.double()
-    count = outputs.numel() if found.reduction == "mean" else 1
-    if found.operation == "mse":
-        return 2 * (outputs - target) / count
-    return (outputs.sigmoid() - target) / count if found.operation == "bce_with_logits" else None
-
-
-def loss_rows(
-    found: Answer,
-    value: float,
-    derivative: Tensor | None,
-    position: int,
-    labels: Sequence[str] | None,
-) -> LossFacts:
-    """The loss in words, with its largest derivatives beside those of the formula.
-
-    Args:
-        found: the loss's scores and target.
-        value: of the loss.
-        derivative: at the loss's input, in the layout of ``found.scores``; None: not seen.
-        position: which position of a sequence is shown.
-        labels: names of the columns.
-    """
-    words = [f"The loss is {number(value)}."]
-    if found.operation in _MEANING:
-        words.append(_MEANING[found.operation])
-        if found.operation in _SLOPE:
-            words.append(_SLOPE[found.operation])
-    else:
-        words.append(
-            "It is no loss that gradscope knows by name; the chain rule below holds for it all "
-            "the same."
-        )
-    if found.terms > 1:
-        words.append(f"It has {found.terms} terms; the first one that is known is explained.")
-    elif found.kind != "unknown" and not found.plain:
-        words.append(
-            "It is weighted, smoothed or scaled, so the textbook's formula for its derivative does "
-            "not hold to the letter."
-        )
-    textbook = formula(found)
-    rows: list[LossSlope] = []
-    size = math.nan
-    if derivative is not None:
-        size = float(torch.linalg.vector_norm(derivative.double()))
-        shown = derivative.double().reshape(-1)
-        expected = None if textbook is None else textbook.reshape(-1)
-        offset = 0
-        if found.kind == "classes" and found.scores is not None:
-            width = found.scores.shape[1]
-            offset = position * width
-            shown = shown[offset : offset + width]
-            expected = None if expected is None else expected[offset : offset + width]
-        for index in shown.abs().argsort(descending=True)[:SHOWN]:
-            at = int(index)
-            label = labels[at] if labels is not None and at < len(labels) else str(at)
-            by_formula = math.nan if expected is None else float(expected[at])
-            rows.append(LossSlope(label, float(shown[at]), by_formula))
-        if expected is not None and rows:
-            words.append(
-                f"The largest derivative is {number(rows[0].derivative)}, at `{rows[0].label}`; "
-                f"the formula gives {number(rows[0].formula)}."
-            )
-    name = FORMULAS.get(found.operation, "") if textbook is not None else ""
-    return LossFacts(found.operation, value, tuple(words), tuple(rows), size, name)

@@ -20,7 +20,7 @@ from gradscope.anatomy.answer import Place
 from gradscope.anatomy.names import call_name
 from gradscope.anatomy.paths import input_nodes, paths
 from gradscope.anatomy.subject import Subject
-from gradscope.observe.step_graph import ForwardWatch, NodeGradients, gradients_at
+from gradscope.observe.autograd.step_graph import ForwardWatch, NodeGradients, gradients_at
 
 FIRST_POINTS, MOST_POINTS = 32, 512
 CLOSE = 0.01

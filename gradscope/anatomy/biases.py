@@ -19,8 +19,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from gradscope.anatomy.kinds import operation, shape_only
 from gradscope.anatomy.paths import Paths
-from gradscope.observe.operations import ACTIVATIONS
-from gradscope.observe.step_graph import Call, ForwardWatch, NodeGradients
+from gradscope.observe.autograd.operations import ACTIVATIONS
+from gradscope.observe.autograd.step_graph import Call, ForwardWatch, NodeGradients
 from gradscope.recording.facts import Activation
 
 LINEAR = frozenset({

@@ -16,7 +16,7 @@ from gradscope.anatomy.facts import Chain, Factor, Kind
 from gradscope.anatomy.kinds import kind_of, operation, shape_only
 from gradscope.anatomy.names import call_name, common, neighbour
 from gradscope.anatomy.paths import Paths
-from gradscope.observe.step_graph import ForwardWatch, NodeGradients
+from gradscope.observe.autograd.step_graph import ForwardWatch, NodeGradients
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from torch.autograd.graph import Node
 from gradscope.anatomy.facts import LayerRow
 from gradscope.anatomy.kinds import operation
 from gradscope.anatomy.names import ancestors, call_name
-from gradscope.observe import slopes
-from gradscope.observe.operations import ACTIVATIONS
+from gradscope.observe.autograd.operations import ACTIVATIONS
+from gradscope.observe.autograd.step_graph import ForwardWatch
+from gradscope.observe.autograd.walk import Walk
 from gradscope.observe.private import node_sequence_nr, output_shape, saved
-from gradscope.observe.step_graph import ForwardWatch
-from gradscope.observe.walk import Walk
+from gradscope.observe.reading import slopes
 
 
 def rows(loss: Tensor, watch: ForwardWatch) -> tuple[LayerRow, ...]:

@@ -8,7 +8,7 @@ from torch.autograd.graph import Node
 
 from gradscope.anatomy.facts import Kind
 from gradscope.anatomy.paths import Paths
-from gradscope.observe.operations import ACTIVATIONS, SHAPE_ONLY, node_operation
+from gradscope.observe.autograd.operations import ACTIVATIONS, SHAPE_ONLY, node_operation
 
 WEIGHTS = frozenset({
     "addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot", "linear", "convolution",

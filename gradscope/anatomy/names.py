@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from gradscope.observe.step_graph import ForwardWatch
+from gradscope.observe.autograd.step_graph import ForwardWatch
 
 _ORDINALS = ("1st", "2nd", "3rd")
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from gradscope.observe.operations import node_operation
+from gradscope.observe.autograd.operations import node_operation
+from gradscope.observe.autograd.step_graph import ForwardWatch
+from gradscope.observe.autograd.walk import Walk
 from gradscope.observe.private import node_sequence_nr, saved
-from gradscope.observe.step_graph import ForwardWatch
-from gradscope.observe.walk import Walk
 
 
 @dataclass(frozen=True)

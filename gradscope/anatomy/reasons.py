@@ -13,7 +13,7 @@ from torch.autograd.graph import Node
 from torch.nn.modules.conv import _ConvNd
 
 from gradscope.diagnose.wording import number
-from gradscope.observe.step_graph import Call, ForwardWatch, NodeGradients
+from gradscope.observe.autograd.step_graph import Call, ForwardWatch, NodeGradients
 
 
 @dataclass(frozen=True)

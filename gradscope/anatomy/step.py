@@ -8,15 +8,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradscope.anatomy import answer_words, biases, chain, forward, reasons, shown, update
-from gradscope.anatomy.answer import Answer, Place, answer, place_of
+from gradscope.anatomy import (
+    answer_words,
+    biases,
+    chain,
+    forward,
+    loss_words,
+    reasons,
+    shown,
+    update,
+)
+from gradscope.anatomy.answer import Answer, Place, answer, completed, place_of
 from gradscope.anatomy.attribution import driven
 from gradscope.anatomy.facts import Anatomy, Attribution, Chain, Identity, Inputs, Update
 from gradscope.anatomy.paths import input_nodes, paths
 from gradscope.anatomy.paths import place_of as cut_of
 from gradscope.anatomy.subject import Subject
-from gradscope.observe.containers import tensors_in
-from gradscope.observe.step_graph import ForwardWatch, gradients_at
+from gradscope.observe.autograd.step_graph import ForwardWatch, gradients_at
+from gradscope.observe.reading.containers import tensors_in
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,7 @@ def take_apart(subject: Subject, about: About, *, integrated: bool = False) -> A
     found = paths(loss, input_nodes(loss, watch))
     said = answer(loss)
     place = place_of(said, watch)
+    said = completed(said, place, watch)
     position = answer_words.position_of(said)
     rows = forward.rows(loss, watch)
     nodes = dict.fromkeys(chain.wanted(found, watch))
@@ -67,7 +77,7 @@ def take_apart(subject: Subject, about: About, *, integrated: bool = False) -> A
     if said.kind == "classes" and said.scores is not None:
         labels = [subject.names.of_class(i) for i in range(said.scores.shape[1])]
     derivative = _as_scores(derivative, said)
-    loss_facts = answer_words.loss_rows(said, float(loss.detach()), derivative, position, labels)
+    loss_facts = loss_words.loss_rows(said, float(loss.detach()), derivative, position, labels)
     predicted = answer_words.prediction(
         said, position, subject.names, _output(said, place, watch, position),
         "position" if subject.whole is not None else "sample",
@@ -234,7 +244,7 @@ def _identities(
             "product of the parts", parts, links.product, 1e-6,
             "Weights, activations, blocks, the loss and everything else multiply to the whole.",
         ))  # fmt: skip
-    textbook = answer_words.formula(said)
+    textbook = loss_words.formula(said)
     if textbook is not None and derivative is not None:
         size = float(textbook.norm())
         found.append(_identity(

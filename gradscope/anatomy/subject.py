@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gradscope.observe.step_graph import ForwardWatch, Source
+from gradscope.observe.autograd.step_graph import ForwardWatch, Source
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gradscope.anatomy.facts import Way
 from gradscope.anatomy.kinds import shape_only
 from gradscope.anatomy.names import ancestors, call_name
 from gradscope.anatomy.paths import Paths
-from gradscope.observe.step_graph import ForwardWatch, NodeGradients
+from gradscope.observe.autograd.step_graph import ForwardWatch, NodeGradients
 
 Seen = Mapping[Node, NodeGradients]
 MOST_INSIDE = 40

@@ -21,7 +21,7 @@ from gradscope.recording.reader import Recording
 Floats = npt.NDArray[np.float64]
 
 HISTORY = 50
-"""Steps before a step that it is compared with; the trip-wire's length (observe/wire.py)."""
+"""Steps before a step that it is compared with; the trip-wire's length (observe/birth/wire.py)."""
 LEAST_HISTORY = 20
 """Fewer than this are no yardstick; the trip-wire's limit, too."""
 SURE = 0.01

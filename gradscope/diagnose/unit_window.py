@@ -1,7 +1,8 @@
 """Which units of each activation are dead: never active in any sampled batch of a window.
 
-A unit is active in a batch where its slope is at least 0.05 anywhere (observe/slopes.py): judged by
-the slope, not by zeros in the output, of which a healthy ReLU layer has half and up to 94 %.
+A unit is active in a batch where its slope is at least 0.05 anywhere (observe/reading/slopes.py):
+judged by the slope, not by zeros in the output, of which a healthy ReLU layer has half and up to
+94 %.
 """
 
 from __future__ import annotations

@@ -18,15 +18,15 @@ from gradscope.finite_difference.outcome import STRAIGHT_THROUGH, Outcome, overa
 from gradscope.finite_difference.sampling import along, draw
 from gradscope.finite_difference.unit import Leaf, Unit, input_leaf
 from gradscope.observe.callsite import shown
-from gradscope.observe.frames import owner
-from gradscope.observe.functions import (
+from gradscope.observe.experiment.functions import (
     FunctionCall,
     FunctionCapture,
     FunctionReplacement,
     place_of,
 )
-from gradscope.observe.nested import differentiable
-from gradscope.observe.probes import Undetached
+from gradscope.observe.experiment.probes import Undetached
+from gradscope.observe.frames import owner
+from gradscope.observe.reading.nested import differentiable
 
 MOST = 8
 """Calls of custom Functions in one unit that are looked at."""

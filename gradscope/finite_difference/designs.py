@@ -9,8 +9,8 @@ import torch
 from gradscope.finite_difference.directions import Comparison, direction, dot
 from gradscope.finite_difference.sampling import Draw
 from gradscope.finite_difference.unit import Leaf, Unit
-from gradscope.observe.probes import Undetached
-from gradscope.observe.walk import Walk
+from gradscope.observe.autograd.walk import Walk
+from gradscope.observe.experiment.probes import Undetached
 
 FAR = (0.3, 1.0, 3.0)
 """Moves, in parts of a leaf's size, after which a step function has taken steps."""

@@ -18,7 +18,7 @@ from gradscope.finite_difference.preparation import Prepared
 from gradscope.finite_difference.second_order import second_outcomes
 from gradscope.finite_difference.unit import Unit
 from gradscope.observe.capture import Call, named
-from gradscope.observe.duplicate import duplicate, hold_still
+from gradscope.observe.experiment.duplicate import duplicate, hold_still
 
 
 @dataclass

@@ -29,10 +29,10 @@ from gradscope.finite_difference.preparation import (
 )
 from gradscope.finite_difference.units import LOSS, loss_unit, unit_of
 from gradscope.observe.capture import Call
-from gradscope.observe.duplicate import below
-from gradscope.observe.frozen import Frozen
+from gradscope.observe.experiment.duplicate import below
+from gradscope.observe.experiment.frozen import Frozen
+from gradscope.observe.experiment.stand_in import ModuleReplacement
 from gradscope.observe.naming import unwrap
-from gradscope.observe.stand_in import ModuleReplacement
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradscope.finite_difference.directions import cotangents
 from gradscope.finite_difference.outcome import Outcome
 from gradscope.finite_difference.unit import Leaf, Unit
-from gradscope.observe.nested import kept, mapped
+from gradscope.observe.reading.nested import kept, mapped
 
 LEAST = 2e-3
 """Relative difference of two gradients below which single precision is as it is: four decades

@@ -11,7 +11,7 @@ from gradscope.finite_difference.checking import Effort
 from gradscope.finite_difference.options import Options
 from gradscope.finite_difference.preparation import Prepared
 from gradscope.observe.capture import Call
-from gradscope.observe.duplicate import below, own_parameters
+from gradscope.observe.experiment.duplicate import below, own_parameters
 
 GRAPH = 3.0
 """Time of one evaluation with its backward, in evaluations."""

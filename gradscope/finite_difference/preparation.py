@@ -15,11 +15,17 @@ from gradscope.finite_difference.directions import cotangents
 from gradscope.finite_difference.sampling import differ
 from gradscope.finite_difference.unit import input_leaf
 from gradscope.observe.capture import Call, Capture, named
-from gradscope.observe.duplicate import below, duplicate, hold_still, own_parameters, widen
-from gradscope.observe.frozen import Frozen
-from gradscope.observe.functions import FunctionCapture
-from gradscope.observe.nested import differentiable, kept, tensors
-from gradscope.observe.probes import Widened, wide
+from gradscope.observe.experiment.duplicate import (
+    below,
+    duplicate,
+    hold_still,
+    own_parameters,
+    widen,
+)
+from gradscope.observe.experiment.frozen import Frozen
+from gradscope.observe.experiment.functions import FunctionCapture
+from gradscope.observe.experiment.probes import Widened, wide
+from gradscope.observe.reading.nested import differentiable, kept, tensors
 
 Change = Callable[[Tensor], Tensor]
 Drive = Callable[[nn.Module, Change], Any]

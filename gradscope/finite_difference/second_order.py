@@ -12,7 +12,7 @@ from gradscope.finite_difference.checking import Effort, check
 from gradscope.finite_difference.directions import cotangents
 from gradscope.finite_difference.outcome import Outcome
 from gradscope.finite_difference.unit import Unit
-from gradscope.observe.nested import differentiable, tensors
+from gradscope.observe.reading.nested import differentiable, tensors
 
 
 def second_outcomes(unit: Unit, seed: int, effort: Effort) -> list[Outcome]:

@@ -18,10 +18,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gradscope.observe.frozen import Frozen
-from gradscope.observe.functions import BackwardUnder
-from gradscope.observe.nested import dense, differentiable, kept, mapped, span, tensors
-from gradscope.observe.probes import Widened
+from gradscope.observe.experiment.frozen import Frozen
+from gradscope.observe.experiment.functions import BackwardUnder
+from gradscope.observe.experiment.probes import Widened
+from gradscope.observe.reading.nested import dense, differentiable, kept, mapped, span, tensors
 
 
 class Beginning(Protocol):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from gradscope.finite_difference.preparation import Drive, Prepared, change_of
 from gradscope.finite_difference.unit import Beginning, Leaf, Unit, input_leaf
 from gradscope.observe.capture import Call
-from gradscope.observe.duplicate import below, own_parameters
-from gradscope.observe.nested import differentiable, tensors
+from gradscope.observe.experiment.duplicate import below, own_parameters
+from gradscope.observe.reading.nested import differentiable, tensors
 
 LOSS = "loss"
 """The name under which what stands behind the model, the loss, is reported."""

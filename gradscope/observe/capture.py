@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.observe import private
-from gradscope.observe.frozen import Frozen
+from gradscope.observe.experiment.frozen import Frozen
 from gradscope.observe.naming import Registry
-from gradscope.observe.nested import differentiable, kept, mapped, tensors
+from gradscope.observe.reading.nested import differentiable, kept, mapped, tensors
 
 
 @dataclass(eq=False)

@@ -19,8 +19,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from gradscope.observe import private
-from gradscope.observe.compiled import calls_compiled
-from gradscope.observe.cuts import (
+from gradscope.observe.autograd.cuts import (
     COMPARING,
     cut_operation,
     function_name,
@@ -28,11 +27,12 @@ from gradscope.observe.cuts import (
     is_cast,
     may_cut,
 )
+from gradscope.observe.autograd.graph import leaves_behind
+from gradscope.observe.autograd.operations import ACTIVATIONS
+from gradscope.observe.autograd.unreached import Kind, Seen, Unreached, why_unreached
 from gradscope.observe.frames import Site, caller, in_custom_function, whereabouts
-from gradscope.observe.graph import leaves_behind
-from gradscope.observe.operations import ACTIVATIONS
-from gradscope.observe.tables import shape_of
-from gradscope.observe.unreached import Kind, Seen, Unreached, why_unreached
+from gradscope.observe.model.compiled import calls_compiled
+from gradscope.observe.model.tables import shape_of
 from gradscope.recording.facts import Activation
 
 __all__ = ["Examination", "Seen", "Unreached", "why_unreached"]

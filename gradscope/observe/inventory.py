@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import gradscope
-from gradscope.observe.construction import built_at, source_record
-from gradscope.observe.entries import entries
+from gradscope.observe.model.construction import built_at, source_record
+from gradscope.observe.model.entries import entries
+from gradscope.observe.model.optimizer_facts import facts_of, signature_of
+from gradscope.observe.model.tables import module_record, parameter_record
+from gradscope.observe.model.unseen import unseen_inside
 from gradscope.observe.naming import Place, Registry, Tree, unwrap
-from gradscope.observe.optimizer_facts import facts_of, signature_of
-from gradscope.observe.tables import module_record, parameter_record
-from gradscope.observe.unseen import unseen_inside
 from gradscope.recording.facts import SCHEMA_VERSION
 
 Record = dict[str, Any]

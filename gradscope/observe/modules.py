@@ -18,11 +18,11 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from gradscope.observe import private
-from gradscope.observe.containers import numbers_in
 from gradscope.observe.frames import calls_running
 from gradscope.observe.hooks import hook_both, inert
-from gradscope.observe.module_readings import ModuleReadings
 from gradscope.observe.naming import IdMap
+from gradscope.observe.reading.containers import numbers_in
+from gradscope.observe.reading.module_readings import ModuleReadings
 from gradscope.recording.facts import Role
 
 BEGINS = object()

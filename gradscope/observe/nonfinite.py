@@ -17,16 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.observe import private
-from gradscope.observe.births import BirthWatch, CollectiveError, Origin
-from gradscope.observe.containers import tensors_in
-from gradscope.observe.finite import Batch, bad_samples, state_of
-from gradscope.observe.frames import Site
-from gradscope.observe.graph_origin import origin_in_graph
-from gradscope.observe.operands import described
-from gradscope.observe.private_modules import tree_map
-from gradscope.observe.python_state import attributes_kept
-from gradscope.observe.samples import plain
-from gradscope.observe.snapshot import (
+from gradscope.observe.birth.births import BirthWatch, CollectiveError, Origin
+from gradscope.observe.birth.finite import Batch, bad_samples, state_of
+from gradscope.observe.birth.graph_origin import origin_in_graph
+from gradscope.observe.birth.operands import described
+from gradscope.observe.birth.python_state import attributes_kept
+from gradscope.observe.birth.snapshot import (
     RandomState,
     Snapshot,
     fresh_statistics,
@@ -34,7 +30,11 @@ from gradscope.observe.snapshot import (
     take_snapshot,
     without_graph,
 )
-from gradscope.observe.steps_kept import optimizers_kept
+from gradscope.observe.birth.steps_kept import optimizers_kept
+from gradscope.observe.frames import Site
+from gradscope.observe.private_modules import tree_map
+from gradscope.observe.reading.containers import tensors_in
+from gradscope.observe.reading.samples import plain
 
 __all__ = [
     "Origin",

@@ -13,19 +13,19 @@ import torch
 from torch import nn
 
 from gradscope.observe import patches, private
+from gradscope.observe.autograd.look import EarlyLook
+from gradscope.observe.birth.origin import OriginSearch
 from gradscope.observe.cadence import Cadence
 from gradscope.observe.clock import Clock
-from gradscope.observe.compiled import modules_called
-from gradscope.observe.construction import built_at
-from gradscope.observe.containers import batch_of
 from gradscope.observe.guard import Guard
 from gradscope.observe.inventory import Inventory
-from gradscope.observe.look import EarlyLook
-from gradscope.observe.loop import LoopListener
+from gradscope.observe.model.compiled import modules_called
+from gradscope.observe.model.construction import built_at
 from gradscope.observe.modules import BEGINS, ModuleWatch
 from gradscope.observe.nonfinite import Origin
-from gradscope.observe.origin import OriginSearch
+from gradscope.observe.reading.containers import batch_of
 from gradscope.observe.recorder import Recorder
+from gradscope.observe.steps.loop import LoopListener
 from gradscope.recording.writer import Writer
 
 _ATTACHED: weakref.WeakSet[Observer] = weakref.WeakSet()

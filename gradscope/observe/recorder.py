@@ -11,17 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from gradscope.observe.autograd.look import EarlyLook
+from gradscope.observe.birth.origin import OriginSearch
+from gradscope.observe.birth.ring import Ring
+from gradscope.observe.birth.wire import SKIPS_IN_A_ROW, Wire, look
 from gradscope.observe.cadence import Cadence, Plan
 from gradscope.observe.clock import Clock, learning_rates
-from gradscope.observe.gradients import gradient_rows, total_norm
 from gradscope.observe.guard import Guard
 from gradscope.observe.inventory import Inventory
-from gradscope.observe.look import EarlyLook
 from gradscope.observe.modules import ModuleWatch
-from gradscope.observe.origin import OriginSearch
-from gradscope.observe.ring import Ring
-from gradscope.observe.updates import UpdateWatch
-from gradscope.observe.wire import SKIPS_IN_A_ROW, Wire, look
+from gradscope.observe.reading.gradients import gradient_rows, total_norm
+from gradscope.observe.reading.updates import UpdateWatch
 from gradscope.recording.writer import Writer
 
 _log = logging.getLogger("gradscope")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradscope.observe import kernel
-from gradscope.observe.samples import flat_sample, is_dense, sample_stride
+from gradscope.observe.reading.samples import flat_sample, is_dense, sample_stride
 from gradscope.recording.facts import EXPONENT_BINS, EXPONENT_EDGES, SAMPLE_SIZE
 
 Floats = npt.NDArray[np.float64]

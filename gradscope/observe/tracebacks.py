@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from gradscope.observe.discovery import Discovery
 from gradscope.observe.hooks import ModuleHook
+from gradscope.observe.model.discovery import Discovery
 
 _CALL = nn.Module._call_impl.__code__
 _OVERRIDES = torch.overrides.__file__

@@ -25,6 +25,7 @@ from gradscope.recording.model_tables import (
     PARAMETERS,
     RUN,
     SOURCES,
+    TRIALS,
 )
 from gradscope.recording.row_tables import ACTIVATIONS, GRADIENTS, SKETCHES, UNITS, UPDATES
 from gradscope.recording.schema import Column, Kind, Table
@@ -45,7 +46,7 @@ from gradscope.recording.words import (
 TABLES: tuple[Table, ...] = (
     GRADIENTS, UPDATES, SKETCHES, ACTIVATIONS, UNITS,
     STEPS, EVENTS, LOSSES, PARAMETERS, MODULES, ALARMS, EXAMINED, FEATURES, GRADCHECKS,
-    SOURCES, RUN,
+    SOURCES, RUN, TRIALS,
 )  # fmt: skip
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
 
@@ -81,6 +82,7 @@ __all__ = [
     "SOURCES",
     "STEPS",
     "TABLES",
+    "TRIALS",
     "UNITS",
     "UNITS_LIMIT",
     "UPDATES",

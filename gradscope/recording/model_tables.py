@@ -1,4 +1,4 @@
-"""The record tables of what is told once: parameters, modules, checks, sources, the run."""
+"""The record tables of what is told once: parameters, modules, checks, trials, sources, the run."""
 
 from __future__ import annotations
 
@@ -139,6 +139,40 @@ GRADCHECKS = Table(
         Column("numeric", "float", "", "directional derivative from finite differences"),
         Column("error_bar", "float", "", "uncertainty of numeric"),
         Column("detail", "json", "", "errors by step size, worst indices, reason"),
+    ),
+)
+
+TRIALS = Table(
+    "trials",
+    rows=False,
+    doc="What came of the fixes that were tried, one record for each finding and fix, and one for "
+    "the best ones together. The records of the highest ``round`` hold.",
+    columns=(
+        Column("round", "int", "", "number of the call that tried fixes, from 0"),
+        Column("kind", "text", "", "fix | together"),
+        Column("finding", "text", "", "fingerprint of the finding; null: together"),
+        Column("code", "text", "", "its rule's code; null: together"),
+        Column("module", "text", "", "name of the module it names first, else of the parameter"),
+        Column("fix", "text", "", "name of the fix; null: together"),
+        Column("title", "text", "", "the change in words; null: together"),
+        Column("change", "text", "", "sha256 of the change: title, diff and snippet"),
+        Column("place", "int", "", "place among the finding's fixes, 0 the best"),
+        Column("fixes", "json", "", "together: [code, title] of each; null: one fix"),
+        Column("status", "text", "", "helped | no-effect | hurt | failed | not-tried"),
+        Column("reason", "text", "", "why"),
+        Column("seeds", "int", "", "seeds tried"),
+        Column("steps", "int", "", "steps of each training"),
+        Column("measure", "text", "", "loss | error (share of wrong answers)"),
+        Column("control", "json", "measure", "at the end without the fix, for each seed"),
+        Column("treated", "json", "measure", "at the end with it, for each seed"),
+        Column("curves_control", "json", "measure", "on each step without it, a row a seed"),
+        Column("curves_treated", "json", "measure", "on each step with it, a row a seed"),
+        Column(
+            "reach",
+            "json",
+            "",
+            "[module, root mean square of the gradient at its output without the fix, with it]",
+        ),
     ),
 )
 

@@ -40,7 +40,7 @@ class OpenShard:
         self._name = name
         self._policy = policy
         self._number = 0
-        self._header = _header(name, forked_from)
+        self._header = header(name, forked_from)
         self._thinner = Thinner(folder, self._header, policy, _SERIES_BY_ID)
         shards.write_marker(folder, name)
         try:
@@ -94,7 +94,8 @@ class OpenShard:
             shards.marker(self._folder, self._name).unlink()
 
 
-def _header(name: str, forked_from: int | None) -> bytes:
+def header(name: str, forked_from: int | None = None) -> bytes:
+    """The first group of each segment of a shard."""
     facts = {
         "format": FORMAT,
         "schema_version": SCHEMA_VERSION,

@@ -35,7 +35,7 @@ class Recording:
 
     Each table is a tidy pandas frame, made when it is first asked for: ``gradients``, ``updates``,
     ``activations``, ``units``, ``sketches``, ``steps``, ``events``, ``losses``, ``parameters``,
-    ``modules``, ``alarms``, ``examined``, ``gradchecks``. Columns and units stand in
+    ``modules``, ``alarms``, ``examined``, ``gradchecks``, ``trials``. Columns and units stand in
     ``gradscope.recording.facts``. In row tables ``parameter`` and ``module`` are names
     (categorical); the ids stand beside them as ``parameter_id`` and ``module_id``. ``gradients``
     also has ``norm``, ``rms`` and ``mean``, ``activations`` has ``rms`` and ``mean``, ``updates``
@@ -207,6 +207,11 @@ class Recording:
     def gradchecks(self) -> pd.DataFrame:
         """Results of finite-difference checks."""
         return self._record_frame(BY_NAME["gradchecks"])
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """What came of the fixes that were tried."""
+        return self._record_frame(BY_NAME["trials"])
 
     # ------------------------------------------------------------------ names and texts
 

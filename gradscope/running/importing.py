@@ -13,9 +13,9 @@ from types import ModuleType
 
 from gradscope.errors import InterruptedLoadError, LoadError
 from gradscope.observe.callsite import shown
-from gradscope.observe.construction import ConstructionTrace
+from gradscope.observe.experiment.training_guard import TrainedWhileImported, TrainingGuard
 from gradscope.observe.frames import owner
-from gradscope.observe.training_guard import TrainedWhileImported, TrainingGuard
+from gradscope.observe.model.construction import ConstructionTrace
 from gradscope.running.failures import place, user_code
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.loss import _Loss
 
 from gradscope.errors import LoadError
-from gradscope.observe.construction import ConstructionTrace
+from gradscope.observe.model.construction import ConstructionTrace
 from gradscope.running.failures import user_code
 from gradscope.running.objects import Names, call_without_arguments, required, where
 

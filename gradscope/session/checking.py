@@ -30,7 +30,7 @@ from gradscope.running.training import Progress, train
 from gradscope.session import explaining
 from gradscope.session.glancing import Glance
 from gradscope.session.judging import judge, judging_facts, patterns, refuse_wrong_patterns
-from gradscope.session.trying import silent, try_file
+from gradscope.session.trying import kept, silent, try_file
 from gradscope.session.trying_objects import Before, try_workload
 from gradscope.session.variables import variable_of
 
@@ -126,7 +126,7 @@ def check(
         if settings.try_fixes:
             # the module is again as it was, and the trials leave it so: they run in children
             diagnosis = try_workload(checked.diagnosis, workload, before, settings)
-            checked = replace(checked, diagnosis=diagnosis)
+            checked = replace(checked, diagnosis=kept(diagnosis, checked.folder))
     elif (batches, loss, optimizer) != (None, None, None):
         raise UsageError(
             "batches, loss and optimizer belong to a module",
@@ -184,7 +184,7 @@ def check_file(
     if asked and checked.diagnosis.findings:
         with trials or nullcontext(silent) as tell:
             diagnosis = try_file(checked.diagnosis, target, settings, tell)
-        checked = replace(checked, diagnosis=diagnosis)
+        checked = replace(checked, diagnosis=kept(diagnosis, checked.folder))
     return checked
 
 

@@ -18,9 +18,9 @@ from gradscope.finite_difference.localise import check_model
 from gradscope.finite_difference.options import Options
 from gradscope.finite_difference.planning import has_parameter_hooks
 from gradscope.finite_difference.preparation import Change
-from gradscope.observe.duplicate import below
-from gradscope.observe.functions import users_functions
-from gradscope.observe.nested import mapped, once
+from gradscope.observe.experiment.duplicate import below
+from gradscope.observe.experiment.functions import users_functions
+from gradscope.observe.reading.nested import mapped, once
 from gradscope.running.loading import Workload
 from gradscope.session.gradcheck_records import records_of
 

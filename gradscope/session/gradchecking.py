@@ -17,7 +17,7 @@ from gradscope.finite_difference.localise import Checked, check_model
 from gradscope.finite_difference.options import DIRECTIONS, SECONDS, Options, Progress
 from gradscope.finite_difference.outcome import Verdict, overall
 from gradscope.finite_difference.preparation import CannotRunError, Change
-from gradscope.observe.nested import mapped, once
+from gradscope.observe.reading.nested import mapped, once
 from gradscope.recording.folder import default_folder
 from gradscope.report.formats import render
 from gradscope.running.failures import in_one_line, place, user_code, user_traceback

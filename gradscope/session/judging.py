@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from gradscope import config
 from gradscope.advise.advisor import advise
+from gradscope.advise.kept_trials import with_kept
 from gradscope.baseline import known_in, mark
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.engine import diagnose
@@ -47,13 +48,16 @@ def judging_facts(settings: config.Settings) -> dict[str, Any]:
     }
 
 
-def judge(recording: Recording, given: Mapping[str, Any] | None = None) -> Diagnosis:
+def judge(
+    recording: Recording, given: Mapping[str, Any] | None = None, *, trials: bool = True
+) -> Diagnosis:
     """The diagnosis of a recording, with fixes, by the settings that it holds itself.
 
     Args:
         recording: what was recorded.
         given: settings that replace those of the recording: ``select``, ``ignore``, ``rules``,
             ``fail_on``, ``known``.
+        trials: whether the fixes get what the recording keeps of earlier trials.
     """
     run = recording.run
     settings = {**(run.get("settings") or {}), **(given or {})}
@@ -73,7 +77,7 @@ def judge(recording: Recording, given: Mapping[str, Any] | None = None) -> Diagn
         interrupted=str(run.get("interrupted") or "").startswith("interrupted"),
         script_code=run.get("exit_code"),
     )
-    return mark(ended, settings.get("known") or ())
+    return mark(with_kept(ended) if trials else ended, settings.get("known") or ())
 
 
 def from_folder(

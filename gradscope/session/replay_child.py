@@ -38,7 +38,7 @@ class _Child:
 
     def arrived(self) -> None:
         """Torch has been imported, as in the run that is repeated."""
-        from gradscope.observe.rerun import StepUnderWatch
+        from gradscope.observe.birth.rerun import StepUnderWatch
         from gradscope.session.replaying import put_states
         from gradscope.session.script_watch import ScriptWatch
 

@@ -142,11 +142,13 @@ def with_trials(
     if ran.diagnosis is None or not ran.diagnosis.findings:
         return ran
     from gradscope.advise.trials import untried
+    from gradscope.session.trying import kept
 
     if launched_as()[1] > 1:
         reason = "several ranks train together, and a trial runs one process"
-        return replace(ran, diagnosis=untried(ran.diagnosis, reason))
+        return replace(ran, diagnosis=kept(untried(ran.diagnosis, reason), ran.folder))
     from gradscope.session.trying_script import try_script
 
     with telling as tell:
-        return replace(ran, diagnosis=try_script(ran.diagnosis, script, settings, tell))
+        tried = try_script(ran.diagnosis, script, settings, tell)
+    return replace(ran, diagnosis=kept(tried, ran.folder))

@@ -18,7 +18,7 @@ from gradscope.advise.trials import Limits
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Finding, Origin
 from gradscope.errors import UsageError
-from gradscope.observe.kept_batches import KeptBatches
+from gradscope.observe.experiment.kept_batches import KeptBatches
 from gradscope.observe.observer import Observer
 from gradscope.recording.load import load_run
 from gradscope.recording.reader import Recording
@@ -197,8 +197,8 @@ class Scope:
         """Train copies of the first watched model with each proposed fix, in child processes.
 
         Each seed begins with weights drawn with the recorded means and spreads. The model, its
-        optimizer, the random states and the run folder stay untouched. What was tried stands in
-        later reports of this scope, too.
+        optimizer and the random states stay untouched. What came of it is added to the recording:
+        later reports tell of it, also those of ``gradscope report``.
 
         Args:
             loss: ``loss(model, batch)``, which gives a scalar; without it nothing is tried.
@@ -213,7 +213,7 @@ class Scope:
         """
         from gradscope.session.trying_objects import try_watched
 
-        diagnosis = self._judged()
+        diagnosis = self._judged(trials=False)
         model = self._model()
         if model is None or not diagnosis.findings:
             return list(diagnosis.findings)
@@ -224,16 +224,29 @@ class Scope:
             tried = try_watched(
                 diagnosis, model, next(iter(optimizers), None), loss, batches, kept, limits
             )
+        tried = self._keep(tried)
         self._tried = len(diagnosis.recording.steps), tried
         return list(tried.findings)
+
+    def _keep(self, tried: Diagnosis) -> Diagnosis:
+        """Add the trials to the recording, as its writer or as one who comes after it."""
+        from gradscope.advise.kept_trials import records_of
+        from gradscope.session.trying import kept
+
+        if self.attached and self._writer is not None:
+            self._writer.records("trials", records_of(tried, tried.recording))
+            self._writer.commit()
+            return tried
+        self._final = None
+        return tried if self.folder is None else kept(tried, self.folder)
 
     def _model(self) -> nn.Module | None:
         return next((m for m in (ref() for ref in self._models) if m is not None), None)
 
-    def _judged(self) -> Diagnosis:
+    def _judged(self, *, trials: bool = True) -> Diagnosis:
         # asked for in the middle of a training, it must not move the training's random states
         with random_states_kept():
-            return judge(self.recording)
+            return judge(self.recording, trials=trials)
 
     def _diagnosis(self) -> Diagnosis:
         found = self._judged()

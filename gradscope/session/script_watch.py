@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, distributed
 
-from gradscope.observe.discovery import Discovery, Found
+from gradscope.observe.model.discovery import Discovery, Found
 from gradscope.observe.observer import Observer
 from gradscope.recording.writer import Writer
 from gradscope.running.failures import in_one_line

@@ -6,12 +6,16 @@ import functools
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
 
 from gradscope import config
 from gradscope.advise.advisor import options
 from gradscope.advise.arm import Start
+from gradscope.advise.kept_trials import records_of
 from gradscope.advise.trials import Limits, Tell, Trials
 from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.recording.appending import append
 from gradscope.running.importing import surroundings
 from gradscope.running.loading import Workload, load
 from gradscope.running.target import parse
@@ -69,3 +73,19 @@ def tried(
     """Try the fixes of a diagnosis within the limits of the settings; see ``Trials``."""
     limits = Limits(settings.trial_steps, settings.trial_seeds, settings.trial_budget)
     return Trials(diagnosis, options(diagnosis), prepare, limits, tell).run()
+
+
+def kept(diagnosis: Diagnosis, folder: Path) -> Diagnosis:
+    """The diagnosis, whose trials are added to its run folder: later reports tell of them, too.
+
+    Args:
+        diagnosis: with its trials.
+        folder: of the run, which has ended.
+    """
+    try:
+        append(folder, "trials", records_of(diagnosis, diagnosis.recording))
+    except OSError as error:
+        # what was found out is worth telling now, whether it can be told again or not
+        text = f"what came of the fixes is not kept in {folder}: {error.strerror or error}"
+        return replace(diagnosis, errors=(*diagnosis.errors, text))
+    return diagnosis

@@ -19,8 +19,8 @@ from gradscope.advise.advisor import options
 from gradscope.advise.arm import Start
 from gradscope.advise.trials import Limits, Tell, Trials, untried
 from gradscope.diagnose.diagnosis import Diagnosis
+from gradscope.observe.experiment.seeding import shift_seeds
 from gradscope.observe.frames import owner
-from gradscope.observe.seeding import shift_seeds
 from gradscope.running import working_copy
 from gradscope.running.script import Script, execute
 from gradscope.session.trying import STRIDE, silent

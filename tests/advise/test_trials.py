@@ -20,7 +20,7 @@ from gradscope.advise.treatments.steps import Rate
 from gradscope.advise.trials import Limits, Option, Trials
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Finding, Fix
-from gradscope.observe.intervention import Intervention, NoOp
+from gradscope.observe.experiment.intervention import Intervention, NoOp
 from gradscope.recording.reader import Recording
 
 LIMITS = Limits(steps=40, seeds=3, budget=100)

@@ -9,7 +9,7 @@ from gradscope.finite_difference.checking import smallest_seen
 from gradscope.finite_difference.directions import Comparison, Line, Steps, quotient
 from gradscope.finite_difference.sampling import along, differ, draw
 from gradscope.finite_difference.unit import Unit, input_leaf
-from gradscope.observe.frozen import Frozen
+from gradscope.observe.experiment.frozen import Frozen
 
 
 def unit(function, x):

@@ -5,8 +5,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from gradscope.observe.capture import Capture, named
-from gradscope.observe.frozen import Frozen
-from gradscope.observe.nested import dense, kept, mapped, tensors
+from gradscope.observe.experiment.frozen import Frozen
+from gradscope.observe.reading.nested import dense, kept, mapped, tensors
 
 
 class Doubles(nn.Module):

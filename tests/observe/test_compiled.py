@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gradscope.observe import private
-from gradscope.observe.compiled import calls_compiled, modules_called
+from gradscope.observe.model.compiled import calls_compiled, modules_called
 
 net = nn.Sequential(nn.Linear(2, 2))
 

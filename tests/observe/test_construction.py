@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from gradscope.observe import construction
-from gradscope.observe.construction import (
+from gradscope.observe.model import construction
+from gradscope.observe.model.construction import (
     ConstructionTrace,
     built_at,
     locate,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradscope.observe.containers import batch_of, numbers_in, tensors_in
+from gradscope.observe.reading.containers import batch_of, numbers_in, tensors_in
 
 A, B = torch.ones(2), torch.zeros(3, dtype=torch.int64)
 Pair = namedtuple("Pair", "a b")

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gradscope.observe.discovery import Discovery
-from gradscope.observe.labels import names_of
-from gradscope.observe.owners import parameters_below, roots_of
+from gradscope.observe.model.discovery import Discovery
+from gradscope.observe.model.labels import names_of
+from gradscope.observe.model.owners import parameters_below, roots_of
 
 
 class Watching:

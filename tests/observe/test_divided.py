@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gradscope.observe.divided import divided_by
+from gradscope.observe.steps.divided import divided_by
 
 LOSS = torch.ones(3, requires_grad=True)
 LEARNED = torch.tensor(4.0, requires_grad=True)

@@ -10,8 +10,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
+from gradscope.observe.autograd.graph import reachable
 from gradscope.observe.examine import Examination, why_unreached
-from gradscope.observe.graph import reachable
 from gradscope.recording.facts import Activation
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradscope.observe.frozen import Frozen
+from gradscope.observe.experiment.frozen import Frozen
 
 TOTAL = 0
 

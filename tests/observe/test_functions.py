@@ -6,14 +6,14 @@ from torch import nn
 from torch.autograd import Function
 
 from gradscope.observe.capture import Capture, named
-from gradscope.observe.functions import (
+from gradscope.observe.experiment.functions import (
     FunctionCapture,
     FunctionReplacement,
     place_of,
     spread,
     spread_back,
 )
-from gradscope.observe.stand_in import ModuleReplacement
+from gradscope.observe.experiment.stand_in import ModuleReplacement
 
 
 class Wrong(Function):

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from gradscope.observe.graph import leaves_behind, loss_facts, reachable
-from gradscope.observe.operations import aten_operation, node_operation
+from gradscope.observe.autograd.graph import leaves_behind, loss_facts, reachable
+from gradscope.observe.autograd.operations import aten_operation, node_operation
 from gradscope.observe.private import node_sequence_nr
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from watching import observed, recording
 
-from gradscope.observe.samples import columns, distinct, flat_sample
+from gradscope.observe.reading.samples import columns, distinct, flat_sample
 from gradscope.recording.facts import Role
 
 

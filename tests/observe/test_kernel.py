@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradscope.observe import kernel
-from gradscope.observe.samples import sample_stride
+from gradscope.observe.reading.samples import sample_stride
 from gradscope.observe.statistics import _by_torch, moments
 from gradscope.recording.facts import SAMPLE_SIZE
 

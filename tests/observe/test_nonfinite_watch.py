@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from watching import fingerprint, observed, recording, seed_everything
 
-from gradscope.observe.births import BirthWatch, CollectiveError
-from gradscope.observe.python_state import attributes_kept
-from gradscope.observe.ring import Ring
-from gradscope.observe.snapshot import Layout, take_snapshot
-from gradscope.observe.steps_kept import optimizers_kept
-from gradscope.observe.wire import look
+from gradscope.observe.birth.births import BirthWatch, CollectiveError
+from gradscope.observe.birth.python_state import attributes_kept
+from gradscope.observe.birth.ring import Ring
+from gradscope.observe.birth.snapshot import Layout, take_snapshot
+from gradscope.observe.birth.steps_kept import optimizers_kept
+from gradscope.observe.birth.wire import look
 
 
 class Root(nn.Module):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from watching import fingerprint, observed, recording, seed_everything
 
-from gradscope.observe.construction import ConstructionTrace
+from gradscope.observe.model.construction import ConstructionTrace
 from gradscope.recording.facts import Role, State
 
 

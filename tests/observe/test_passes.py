@@ -1,6 +1,6 @@
 """Which forwards of a step count."""
 
-from gradscope.observe.passes import EVALUATIONS, OUTSIDE, ROOT_CALLS, Passes
+from gradscope.observe.steps.passes import EVALUATIONS, OUTSIDE, ROOT_CALLS, Passes
 
 
 def _forward(passes, root=0, training=True):

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from watching import observed, recording
 
 from gradscope.observe import private
+from gradscope.observe.autograd.walk import DEEP, SHALLOW, depth_limit
 from gradscope.observe.frames import owner
-from gradscope.observe.walk import DEEP, SHALLOW, depth_limit
 
 
 def test_inside_and_outside_of_backward():

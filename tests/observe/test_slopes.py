@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gradscope.observe import slopes, units
+from gradscope.observe.reading import slopes, units
 from gradscope.recording.facts import Activation
 
 MODULES = [nn.ReLU(), nn.ReLU6(), nn.Sigmoid(), nn.Tanh(), nn.GELU(), nn.SiLU(), nn.ELU(),

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradscope.observe.samples import flat_sample, plain
+from gradscope.observe.reading.samples import flat_sample, plain
 from gradscope.observe.statistics import STACK_BELOW, moments
 from gradscope.recording.facts import EXPONENT_BINS, EXPONENT_EDGES, SAMPLE_SIZE
 

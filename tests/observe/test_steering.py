@@ -20,8 +20,8 @@ from gradscope.advise.treatments.functions import (
 from gradscope.advise.treatments.modules import AddNorm, AddParameters, AddResidual, ReplaceModules
 from gradscope.advise.treatments.places import Place
 from gradscope.advise.treatments.precision import LossScaling
-from gradscope.observe.intervention import NoOp
-from gradscope.observe.steering import Steering
+from gradscope.observe.experiment.intervention import NoOp
+from gradscope.observe.experiment.steering import Steering
 
 STEPS = 6
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from gradscope.observe.updates import UpdateWatch
+from gradscope.observe.reading.updates import UpdateWatch
 from gradscope.recording.facts import UPDATE_SAMPLE_SIZE
 
 

@@ -123,7 +123,7 @@ def test_no_leak(both):
     situations=(35,),
 )
 def test_own_failure(both, tmp_path, caplog, monkeypatch):
-    from gradscope.observe import gradients
+    from gradscope.observe.reading import gradients
 
     real, calls = gradients.moments, []
 

@@ -33,7 +33,7 @@ from gradscope.advise.treatments.modules import ReplaceModules
 from gradscope.advise.treatments.places import places_of
 from gradscope.advise.treatments.weights import Initialise
 from gradscope.diagnose.finding import Finding
-from gradscope.observe.intervention import Intervention
+from gradscope.observe.experiment.intervention import Intervention
 from gradscope.recording.facts import Activation
 from gradscope.recording.reader import Recording
 

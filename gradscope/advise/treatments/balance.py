@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from gradscope.advise.treatments.places import is_at
+from gradscope.observe.experiment.intervention import Intervention
 from gradscope.observe.frames import Site
-from gradscope.observe.intervention import Intervention
 
 
 class WeightTerm(Intervention):

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from gradscope.advise.treatments.modules import activated
 from gradscope.advise.treatments.places import is_at
+from gradscope.observe.experiment.intervention import Intervention
 from gradscope.observe.frames import Site
-from gradscope.observe.intervention import Intervention
 
 
 class _AtLine(Intervention):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradscope.advise.treatments.places import Place
-from gradscope.observe.intervention import Intervention
-from gradscope.observe.steering import after, before
+from gradscope.observe.experiment.intervention import Intervention
+from gradscope.observe.experiment.steering import after, before
 
 _FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "ReLU": functional.relu,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradscope.observe.intervention import Intervention
+from gradscope.observe.experiment.intervention import Intervention
 
 
 class Bfloat16(Intervention):
@@ -57,7 +57,7 @@ class FullPrecision(Intervention):
 
     def model(self, root: nn.Module) -> None:
         """Convert the model and what it is called with."""
-        from gradscope.observe.steering import before
+        from gradscope.observe.experiment.steering import before
 
         half = (torch.bfloat16, torch.float16)
         if any(p.dtype in half for p in root.parameters()):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradscope.observe.intervention import Intervention
+from gradscope.observe.experiment.intervention import Intervention
 
 
 class Rate(Intervention):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.advise.treatments.places import Place
-from gradscope.observe.intervention import Intervention
+from gradscope.observe.experiment.intervention import Intervention
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
 

@@ -1,0 +1,1 @@
+"""What is trained: models, owners, lines that build them, optimizers."""

@@ -1,0 +1,296 @@
+"""Finds the line that builds a module in the source of the classes above it.
+
+It follows the path of a module from its root: through ``self.<name> = …`` in user's classes, items
+of containers, variables and functions that return a module. A line is given only where one
+expression alone can be meant.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+
+from gradscope.observe.frames import Site, owner
+from gradscope.observe.model.source_code import (
+    Function,
+    Value,
+    added_values,
+    attribute_values,
+    class_node,
+    function_node,
+    items_of,
+    name_values,
+    returned_values,
+    super_call,
+    tree_of,
+)
+
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_DEPTH = 8
+"""Names and functions followed from one expression."""
+
+
+def source_search(root: nn.Module, path: str, file: str | None = None) -> Site | None:
+    """File and line that build the module at ``path`` below ``root``.
+
+    Args:
+        root: the root module.
+        path: as in ``named_modules()``; items of plain lists and dicts count too.
+        file: file in which the root is built, where its class is one of torch's; the main script
+            by default.
+
+    Returns:
+        The place, for the root of a user's class the line of the class. None where nothing or more
+        than one place was found.
+    """
+    module: Any = root
+    value = _builder(root, file)
+    site = _class_site(root) if value is None else Site(value.file, value.line)
+    target: ast.expr | None = None
+    hidden = False
+    """Built inside a torch or library module: the line that builds that one stays."""
+    for name in path.split(".") if path else []:
+        child = _child(module, name)
+        if child is None:
+            return None
+        if _is_user_class(module):
+            value = _only(_resolve_all(_attribute(type(module), name)), child)
+            if value is None and isinstance(module, nn.Sequential):
+                given = _super_call(type(module))
+                value = given and _item(given, None, name, child, len(module))
+            site = None if value is None else Site(value.file, value.line)
+            target = None if value is None else value.own_attribute(name)
+            hidden = False
+        elif isinstance(module, (*_CONTAINERS, list, tuple, dict)) and not hidden:
+            found = None if value is None else _item(value, target, name, child, len(module))
+            value, target = found, None
+            site = None if value is None else Site(value.file, value.line)
+        else:
+            value, target, hidden = None, None, True
+        module = child
+    return site
+
+
+def _child(module: Any, name: str) -> Any:
+    if isinstance(module, dict):
+        return module.get(name)
+    if isinstance(module, (list, tuple)):
+        return module[int(name)] if name.isdigit() and int(name) < len(module) else None
+    return getattr(module, name, None)
+
+
+def _is_user_class(module: Any) -> bool:
+    return isinstance(module, nn.Module) and _class_file(type(module)) is not None
+
+
+def _class_file(cls: type) -> str | None:
+    """The user's file that defines a class; None for torch's and libraries' classes."""
+    for name in ("__init__", "forward"):
+        code = getattr(vars(cls).get(name), "__code__", None)
+        if code is not None:
+            return code.co_filename if owner(code.co_filename) == "user" else None
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return file if file is not None and owner(file) == "user" else None
+
+
+def _class_site(module: nn.Module) -> Site | None:
+    file = _class_file(type(module))
+    tree = tree_of(file) if file is not None else None
+    node = class_node(tree, type(module).__qualname__) if tree is not None else None
+    return None if file is None or node is None else Site(file, node.lineno)
+
+
+def _attribute(cls: type, name: str) -> list[Value]:
+    for base in cls.__mro__:
+        file = _class_file(base)
+        tree = tree_of(file) if file is not None else None
+        node = class_node(tree, base.__qualname__) if tree is not None else None
+        if file is None or node is None:
+            continue
+        if found := list(attribute_values(file, node, name)):
+            return found
+    return []
+
+
+def _super_call(cls: type) -> Value | None:
+    """What a user's subclass of a container hands to ``super().__init__``."""
+    file = _class_file(cls)
+    tree = tree_of(file) if file is not None else None
+    node = class_node(tree, cls.__qualname__) if tree is not None else None
+    return None if file is None or node is None else super_call(file, node)
+
+
+def _resolve_all(values: Iterable[Value]) -> list[Value]:
+    return [end for value in values for end in _resolve(value, _DEPTH)]
+
+
+def _resolve(value: Value, depth: int) -> Iterator[Value]:
+    """The expressions that make an object, names and functions of the same file followed."""
+    node = value.node
+    if depth == 0:
+        return
+    if isinstance(node, ast.IfExp):
+        for branch in (node.body, node.orelse):
+            yield from _resolve(value.but(branch), depth - 1)
+    elif isinstance(node, ast.Name):
+        # an argument of the function is built by a caller that is not known here
+        for given in name_values(value, node.id):
+            yield from _resolve(given, depth - 1)
+    elif (function := _called(value)) is not None:
+        for returned in returned_values(value, function):
+            yield from _resolve(returned, depth - 1)
+    else:
+        yield value
+
+
+def _called(value: Value) -> Function | None:
+    """The function of the same file, or method of the same object, that an expression calls."""
+    node = value.node
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        return value.own_method()
+    tree = tree_of(value.file)
+    return function_node(tree, node.func.id) if tree is not None else None
+
+
+def _only(values: list[Value], module: Any) -> Value | None:
+    """The one expression that can have built a module; by its class where there are several."""
+    values = [value for value in values if _could_be(value.node, module)]
+    if len(values) > 1:
+        values = [value for value in values if _names_class(value.node, type(module))]
+    return values[0] if len(values) == 1 else None
+
+
+def _names_class(node: ast.expr, cls: type) -> bool:
+    return any(
+        isinstance(call, ast.Call) and _tail(call.func) == cls.__name__ for call in ast.walk(node)
+    )
+
+
+def _tail(function: ast.expr) -> str | None:
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else None
+
+
+def _item(
+    value: Value, target: ast.expr | None, name: str, child: Any, length: int
+) -> Value | None:
+    """The expression of one item of a container of ``length`` items that ``value`` builds."""
+    named = _named_items(value)
+    if named:
+        found = [item for key, item in named if key == name]
+        return _only(_resolve_all(found), child)
+    if not name.isdigit():
+        return None
+    items, index = list(_items(value)), int(name)
+    if target is not None:
+        items += added_values(value, target)
+    loops = [position for position, item in enumerate(items) if item.several]
+    if not loops:
+        candidates = items[index : index + 1] if len(items) == length else []
+    elif index < loops[0]:
+        candidates = [items[index]]
+    elif length - index < len(items) - loops[-1]:
+        # behind the last loop positions are known from the end
+        candidates = [items[index - length]]
+    else:
+        candidates = items[loops[0] : loops[-1] + 1]
+    return _only(_resolve_all(candidates), child)
+
+
+def _items(value: Value) -> Iterator[Value]:
+    node = value.node
+    if not isinstance(node, ast.Call):
+        yield from items_of(value)
+        return
+    if _tail(node.func) in ("ModuleList", "list", "tuple"):
+        for argument in node.args[:1]:
+            yield from items_of(value.but(argument))
+        return
+    if _tail(node.func) not in ("Sequential", "__init__"):
+        return
+    for argument in node.args:
+        if isinstance(argument, ast.Starred):
+            yield from items_of(value.but(argument.value))
+        else:
+            yield value.but(argument)
+
+
+def _named_items(value: Value) -> list[tuple[Any, Value]]:
+    node = value.node
+    if isinstance(node, ast.Call) and len(node.args) == 1:
+        node = node.args[0]
+    if isinstance(node, ast.Call) and _tail(node.func) in ("OrderedDict", "dict") and node.args:
+        node = node.args[0]
+    if isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        return [(k.value, value.but(v)) for k, v in pairs if isinstance(k, ast.Constant)]
+    if isinstance(node, (ast.List, ast.Tuple)) and node.elts:
+        if not all(isinstance(pair, ast.Tuple) and len(pair.elts) == 2 for pair in node.elts):
+            return []
+        split = [(pair.elts[0], pair.elts[1]) for pair in node.elts if isinstance(pair, ast.Tuple)]
+        return [(k.value, value.but(v)) for k, v in split if isinstance(k, ast.Constant)]
+    return []
+
+
+def _builder(root: nn.Module, file: str | None) -> Value | None:
+    """The expression in a file that builds a root of one of torch's classes."""
+    if _is_user_class(root) or not isinstance(root, _CONTAINERS):
+        return None
+    place = file or getattr(sys.modules.get("__main__"), "__file__", None)
+    tree = tree_of(place) if place is not None else None
+    if tree is None or place is None or owner(place) != "user":
+        return None
+    functions = [
+        n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    inside = {id(node): f for f in functions for node in ast.walk(f)}
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    parts = {id(node) for definition in classes for node in ast.walk(definition)}
+    calls = [
+        Value(place, node, inside.get(id(node)))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and _tail(node.func) == type(root).__name__
+        and id(node) not in parts  # what a class builds is a part of it, no root
+    ]
+    # one whose items are all known tells more than one that is filled in a loop
+    for certain in (True, False):
+        fitting = [call for call in calls if _fits(call, root) is (True if certain else None)]
+        if fitting:
+            return fitting[0] if len(fitting) == 1 else None
+    return None
+
+
+def _fits(call: Value, root: nn.Module) -> bool | None:
+    """Whether a container's literal can have built a root: as many items, of the same classes.
+
+    None where its items are not known.
+    """
+    items, children = list(_items(call)), list(root.children())
+    pairs = _named_items(call)
+    if pairs:
+        return [key for key, _ in pairs] == [name for name, _ in root.named_children()]
+    if any(item.several for item in items):
+        ends = [end.node for item in items for end in _resolve(item, _DEPTH)]
+        named = all(any(_names_class(end, type(child)) for end in ends) for child in children)
+        return None if named else False
+    if len(items) != len(children):
+        return False
+    return all(
+        all(_could_be(end.node, child) for end in _resolve(item, _DEPTH))
+        for item, child in zip(items, children, strict=True)
+    )
+
+
+def _could_be(node: ast.expr, module: Any) -> bool:
+    """False where an expression calls another one of torch.nn's classes than the module's."""
+    if not isinstance(node, ast.Call):
+        return True
+    tail = _tail(node.func)
+    known = tail is not None and isinstance(getattr(nn, tail, None), type)
+    return not known or tail == type(module).__name__

@@ -1,0 +1,1 @@
+"""Tensors of one step to rows of the recording."""
