@@ -18,12 +18,9 @@ from gradscope.finite_difference.outcome import STRAIGHT_THROUGH, Outcome, overa
 from gradscope.finite_difference.sampling import along, draw
 from gradscope.finite_difference.unit import Leaf, Unit, input_leaf
 from gradscope.observe.callsite import shown
-from gradscope.observe.experiment.functions import (
-    FunctionCall,
-    FunctionCapture,
-    FunctionReplacement,
-    place_of,
-)
+from gradscope.observe.experiment.function_capture import FunctionCall, FunctionCapture
+from gradscope.observe.experiment.function_replacement import FunctionReplacement
+from gradscope.observe.experiment.functions import place_of
 from gradscope.observe.experiment.probes import Undetached
 from gradscope.observe.frames import owner
 from gradscope.observe.reading.nested import differentiable

@@ -13,7 +13,8 @@ from gradscope.finite_difference.causes import function_unit
 from gradscope.finite_difference.directions import FLOOR, cotangents, direction, dot, size_along
 from gradscope.finite_difference.outcome import Outcome
 from gradscope.finite_difference.unit import Unit
-from gradscope.observe.experiment.functions import FunctionCall, FunctionCapture, custom_functions
+from gradscope.observe.experiment.function_capture import FunctionCall, FunctionCapture
+from gradscope.observe.experiment.functions import custom_functions
 
 
 def any_defined() -> bool:

@@ -23,7 +23,7 @@ from gradscope.observe.experiment.duplicate import (
     widen,
 )
 from gradscope.observe.experiment.frozen import Frozen
-from gradscope.observe.experiment.functions import FunctionCapture
+from gradscope.observe.experiment.function_capture import FunctionCapture
 from gradscope.observe.experiment.probes import Widened, wide
 from gradscope.observe.reading.nested import differentiable, kept, tensors
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradscope.observe.experiment.frozen import Frozen
-from gradscope.observe.experiment.functions import BackwardUnder
+from gradscope.observe.experiment.function_capture import BackwardUnder
 from gradscope.observe.experiment.probes import Widened
 from gradscope.observe.reading.nested import dense, differentiable, kept, mapped, span, tensors
 

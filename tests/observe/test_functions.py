@@ -6,13 +6,10 @@ from torch import nn
 from torch.autograd import Function
 
 from gradscope.observe.capture import Capture, named
-from gradscope.observe.experiment.functions import (
-    FunctionCapture,
-    FunctionReplacement,
-    place_of,
-    spread,
-    spread_back,
-)
+from gradscope.observe.experiment.function_capture import FunctionCapture
+from gradscope.observe.experiment.function_replacement import FunctionReplacement
+from gradscope.observe.experiment.functions import place_of
+from gradscope.observe.experiment.linear_map import spread, spread_back
 from gradscope.observe.experiment.stand_in import ModuleReplacement
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gradscope.observe import private
-from gradscope.observe.experiment.functions import spread
+from gradscope.observe.experiment.linear_map import spread
 from gradscope.observe.reading.nested import differentiable, kept, mapped, tensors
 
 _HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
