@@ -218,7 +218,7 @@ def _regressions(changes: Sequence[Change], loss: LossDifference | None) -> tupl
             continue
         finding = change.finding
         if change.kind in ("new", "more often"):
-            found.append(f"{change.kind}: {finding.code} {finding.name}, {finding.summary}")
+            found.append(f"{change.kind}: {finding.code} {finding.name}: {finding.summary}")
         elif change.kind == "changed" and change.severity_a is not None and (
             SEVERITIES.index(after) < SEVERITIES.index(change.severity_a)
         ):  # fmt: skip

@@ -59,8 +59,12 @@ def test_readme_loop_runs_and_finds_the_forgotten_layer(tmp_path, monkeypatch, c
 
 def test_guide_blocks_run_in_one_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model, loop, load = blocks(GUIDE, "python")
+    model, loop, checked, load = blocks(GUIDE, "python")
     (tmp_path / "model.py").write_text(model, encoding="utf-8")
+    right = {}
+    exec(compile(checked, "guide.md", "exec"), right)
+    assert right["result"].verdict == "right"
+    right["test_the_block_differentiates_rightly"]()
     assert gradscope.check("model.py", steps=60).exit_code == 0
     found = {}
     exec(compile(loop, "guide.md", "exec"), found)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import document
 from benchmarks.accuracy import families, faults, judging, labelling
 from benchmarks.accuracy.cases import NO_FAULT, Case
 from benchmarks.accuracy.plan import plan, twin_of
@@ -60,8 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
             _tell(row, count)
     chosen = [row for row in rows.values() if row["part"] == asked.part]
     text = table.report(chosen, part=asked.part)
-    if asked.out is not None:
-        asked.out.write_text(text, encoding="utf-8")
+    if asked.write:
+        document.write("fixes.md", text)
     print(text)
     below = table.below_goals(chosen)
     for sentence in below:
@@ -151,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--long", action="store_true", help="as many as --minutes allow (default)")
     parser.add_argument("--part", choices=("tuning", "reporting"), default="reporting")
     parser.add_argument("--minutes", type=float, default=25.0, help="default: 25")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    document.option(parser, "fixes.md")
     parser.add_argument("--results", type=Path, default=DEFAULT, help=f"default: {DEFAULT}")
     parser.add_argument("--labels", type=Path, default=LABELS, help=f"default: {LABELS}")
     parser.add_argument("--plan", type=Path, help="keep the list of cases in this file")

@@ -9,15 +9,12 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from pathlib import Path
 
 import torch
 
+from benchmarks import document
 from benchmarks.gradcheck.measuring import judge_cases, judge_mutations, judge_scale
 from benchmarks.gradcheck.table import tables
-
-DOC = Path(__file__).parents[2] / "docs" / "gradcheck.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 
 def main() -> int:
@@ -25,9 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gradcheck", description=__doc__)
     parser.add_argument("--short", action="store_true", help="every eighth case, few mutations")
     parser.add_argument("--every", type=int, default=1, help="only every so manyeth case")
-    parser.add_argument(
-        "--write", action="store_true", help="put the tables into docs/gradcheck.md"
-    )
+    document.option(parser, "gradcheck.md")
     parser.add_argument(
         "--nets", type=int, default=12, help="mutated nets for each size and spread"
     )
@@ -42,9 +37,7 @@ def main() -> int:
     text = tables(cases, mutations, scale)
     print(text)
     if given.write:
-        before, _, rest = DOC.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        DOC.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+        document.write("gradcheck.md", text)
     unverified = [c.name for c in cases.judged if c.label.startswith("no")]
     for name in unverified:
         print(f"the label of {name!r} does not hold", file=sys.stderr)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
+from benchmarks import document
 from benchmarks.nonfinite import table
 from benchmarks.nonfinite.cost import costs
 from benchmarks.nonfinite.named import Said, all_named
@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"\r{number + 1} of {len(cases)}", end="", file=sys.stderr)
     measured = [] if asked.no_cost else costs(*((9, 20) if asked.long else (3, 4)))
     text = _text(said, runs, measured)
-    if asked.out is not None:
-        asked.out.write_text(text, encoding="utf-8")
+    if asked.write:
+        document.write("nonfinite.md", text)
     print(text)
     return int(bool(_below(said, runs)))
 
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--every", type=int, default=1, help="only every k-th case")
     parser.add_argument("--peers", action="store_true", help="run the peers as well")
     parser.add_argument("--no-cost", action="store_true", help="leave out what the wire costs")
-    parser.add_argument("--out", type=Path, help="also write the tables to this file")
+    document.option(parser, "nonfinite.md")
     return parser
 
 

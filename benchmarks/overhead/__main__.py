@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from benchmarks import document
 from benchmarks.overhead import once, table
 from benchmarks.overhead.measure import WHOLE_STEPS, Cost, costs
 from benchmarks.overhead.tools import OWN, PEERS
@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         for tool, cost in own.items():
             if cost.failed:
                 print(f"{work}, {tool}: {cost.failed}", file=sys.stderr)
-    if asked.out is not None:
-        asked.out.write_text(text + "\n", encoding="utf-8")
+    if asked.write:
+        document.write("overhead.md", text)
     every = found.get("W1", {}).get("gradscope watch, every=1")
     return int(every is not None and not every.cpu < CEILING)
 
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", action="store_true", help="the peers that are installed as well")
     parser.add_argument("--workload", action="append", help="W1 to W5; may be repeated")
     parser.add_argument("--tool", action="append", help="part of a tool's name; may be repeated")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    document.option(parser, "overhead.md")
     return parser
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
+from benchmarks import document
 from benchmarks.reliability.faults import outcomes
 from benchmarks.reliability.fuzz import fuzz
 
@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reliability", description=__doc__)
     parser.add_argument("--long", action="store_true", help=f"{LONG:,} inputs, and the faults")
     parser.add_argument("--inputs", type=int, help=f"hostile inputs (default: {SHORT:,})")
-    parser.add_argument("--out", type=Path, help="also write the tables to this file")
+    document.option(parser, "reliability.md")
     asked = parser.parse_args(arguments)
     counts = fuzz(asked.inputs or (LONG if asked.long else SHORT))
     lines = ["| input | tried | read | refused | crashed |", "|---|---|---|---|---|"]
@@ -32,8 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         lines += [f"| {row.fault} | {row.promise} | {row.said} |" for row in rows]
     text = "\n".join(lines)
     print(text)
-    if asked.out is not None:
-        asked.out.write_text(text + "\n", encoding="utf-8")
+    if asked.write:
+        document.write("reliability.md", text)
     for count in counts:
         for crash in count.crashes[:5]:
             print(f"{count.name}: {crash}", file=sys.stderr)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+from benchmarks import document
 from benchmarks.scale import measure
 
 FLAT = 3.0
@@ -48,8 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         ]
     )
     print(text)
-    if asked.out is not None:
-        asked.out.write_text(text + "\n", encoding="utf-8")
+    if asked.write:
+        document.write("scale.md", text)
     middle, last = narrow[len(narrow) // 2], narrow[-1]
     return int(last.seconds > FLAT * middle.seconds)
 
@@ -84,7 +84,7 @@ def _table(heads: str, rows: list[tuple[Any, ...]]) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__)
     parser.add_argument("--long", action="store_true", help="a million steps, 64 ranks")
-    parser.add_argument("--out", type=Path, help="also write the tables to this file")
+    document.option(parser, "scale.md")
     return parser
 
 

@@ -111,28 +111,58 @@ def _at_statement(file: SourceFile, call: ast.Call) -> Place | None:
     return None
 
 
-def _add_loop(edits: Edits, place: Place, types: Sequence[str], scheme: Scheme) -> bool:
-    file = place.file
-    name, imports = spelled(file, f"torch.nn.init.{scheme.function}")
-    kinds = []
+def root_home(source: Source, layer: Layer) -> Place | None:
+    """The place behind the construction of the whole model that holds ``layer``."""
+    root = source.layers.by_id.get(layer.root)
+    built = source.site(root) if root is not None else None
+    place = _at_statement(built.file, built.call) if built is not None else None
+    if place is not None or root is None:
+        return place
+    for one in source.layers.below(root):
+        site = source.site(one)
+        owner = site.file.enclosing(site.call, ast.ClassDef) if site is not None else None
+        if site is not None and owner is not None and owner.name == root.type:
+            return _end_of_init(site.file, site.call)
+    return None
+
+
+def kinds_of(file: SourceFile, types: Sequence[str]) -> tuple[str, list[Edit]]:
+    """What ``isinstance`` is given for these types of torch.nn, and the edits that import them."""
+    kinds: list[str] = []
+    imports: list[Edit] = []
     for torch_type in types:
         kind, more = spelled(file, f"torch.nn.{torch_type}")
         kinds.append(kind)
         imports += more
-    wanted = kinds[0] if len(kinds) == 1 else f"({', '.join(kinds)})"
-    loop = file.free_name("module", "layer")
-    lines = [
-        f"for {loop} in {place.variable}.modules():",
-        f"\tif isinstance({loop}, {wanted}):",
-        f"\t\t{scheme.code(name, f'{loop}.{scheme.of}')}",
-    ]
+    return kinds[0] if len(kinds) == 1 else f"({', '.join(kinds)})", imports
+
+
+def add_behind(place: Place, lines: Sequence[str]) -> list[Edit] | None:
+    """Edits that add statements at a place; None where they cannot stand there."""
+    file = place.file
     if place.returned:
-        lines.append(f"return {place.variable}")
+        lines = [*lines, f"return {place.variable}"]
     added = after_statement(file, place.statement, lines)
-    if added is None:
-        return False
-    if place.returned:
+    if added is not None and place.returned:
         start = file.start(place.statement)
         added.append(Edit(start, start + len("return"), f"{place.variable} ="))
-    edits.add(file, [*imports, *added])
+    return added
+
+
+def _add_loop(edits: Edits, place: Place, types: Sequence[str], scheme: Scheme) -> bool:
+    file = place.file
+    name, imports = spelled(file, f"torch.nn.init.{scheme.function}")
+    wanted, more = kinds_of(file, types)
+    loop = file.free_name("module", "layer")
+    added = add_behind(
+        place,
+        [
+            f"for {loop} in {place.variable}.modules():",
+            f"\tif isinstance({loop}, {wanted}):",
+            f"\t\t{scheme.code(name, f'{loop}.{scheme.of}')}",
+        ],
+    )
+    if added is None:
+        return False
+    edits.add(file, [*imports, *more, *added])
     return True

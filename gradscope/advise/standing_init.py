@@ -23,19 +23,21 @@ class Scheme:
     """An initialisation.
 
     Attributes:
-        function: name in torch.nn.init.
+        function: name in torch.nn.init; "" where no single call does it.
         arguments: further arguments, e.g. ``nonlinearity="relu"``.
         of: ``weight`` or ``bias``.
+        words: its name in a sentence, where it has no function.
     """
 
     function: str
     arguments: str = ""
     of: str = "weight"
+    words: str = ""
 
     @property
     def shown(self) -> str:
         """Its name in a sentence."""
-        return self.function.rstrip("_") or "orthogonal matrices"
+        return self.words or self.function.rstrip("_")
 
     def code(self, name: str, tensor: str) -> str:
         """The call, ``name`` being how the file writes the function."""
@@ -78,6 +80,13 @@ def replace_settings(source: Source, layers: Sequence[Layer], scheme: Scheme) ->
                     code += f" if {setting.tensor}.dim() > 1 else {zeros}({setting.tensor})"
                 edits.add(file, [replaced(file, setting.node, code)])
     return edits
+
+
+def sets_all(source: Source) -> bool:
+    """Whether some line sets weights that it does not name: in a loop over all parameters."""
+    return any(
+        not setting.owner for file in source.files.values() for setting in _settings(file, "weight")
+    )
 
 
 def _settings(file: SourceFile, of: str) -> list[Setting]:

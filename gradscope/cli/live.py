@@ -148,10 +148,18 @@ def _view(color: str) -> Iterator[Callable[[Seen], None]]:
     from gradscope.report import live_view
 
     console = Console(no_color=True if color == "never" else None)
+    last: list[Seen] = []
+
+    def show(seen: Seen) -> None:
+        last[:] = [seen]
+        screen = live_view.screen(seen.now, seen.findings, seen.name, console.width)
+        shown.update(screen, refresh=True)
+
     with Live(console=console, auto_refresh=False, screen=False) as shown:
-        yield lambda seen: shown.update(
-            live_view.screen(seen.now, seen.findings, seen.name, console.width), refresh=True
-        )
+        yield show
+    if last and last[0].now.over:
+        # the head of a screen that is longer than the terminal is out of sight now
+        console.print(f"{last[0].name} {live_view.status(last[0].now)}", markup=False)
 
 
 def _print(seen: Seen, color: str) -> None:

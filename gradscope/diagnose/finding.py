@@ -196,6 +196,11 @@ class Finding:
         return f"{self.code} {self.name} ({self.severity}, {self.confidence}): {self.summary}"
 
     @property
+    def has_steps(self) -> bool:
+        """Whether it was seen over steps; a finite-difference check compares at one point."""
+        return self.code != "GS601"
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of code, first module's path and kind: stable over numbers, lines and steps."""
         first = self.modules[0] if self.modules else (self.parameters[0] if self.parameters else "")

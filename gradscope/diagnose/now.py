@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from gradscope.observe.birth.wire import ALARMS_PER_KIND
 from gradscope.recording.facts import State
 from gradscope.recording.reader import Recording
 
@@ -44,11 +45,18 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """Alarms of one kind on steps that follow each other: the first and last step, in words."""
+    """Alarms of one kind on steps that follow each other.
+
+    Attributes:
+        step, last: the first and the last of them.
+        text: in words.
+        cut: no more of its kind are recorded, so that ``last`` says nothing of its end.
+    """
 
     step: int
     last: int
     text: str
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +208,10 @@ def _alarms(recording: Recording) -> tuple[Alarm, ...]:
             text += f" to {value:.4g}"
             text += f" (limit {limit:.4g})" if np.isfinite(limit) else ""
         known.append(Alarm(step, step, text))
+    counts = recording.alarms["kind"].value_counts()
+    for kind, known in found.items():
+        if counts[kind] >= ALARMS_PER_KIND:
+            known[-1] = replace(known[-1], cut=True)
     return tuple(sorted((a for each in found.values() for a in each), key=lambda a: a.step))
 
 

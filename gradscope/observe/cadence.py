@@ -12,6 +12,9 @@ BURST_STEPS = 20
 """Steps recorded in full after an alarm."""
 BURST_SHARE = 50
 """A burst may take at most one step in this many."""
+SAMPLING_AT_LEAST = 1 / 6
+"""Part of the budget that sampling keeps where following the loop takes up all the rest: steps of
+a few milliseconds cost more to follow than was promised, and looking away would not make up."""
 _INTERVALS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 _SMOOTHING = 0.1
 MODULES_OF_RANKS = 5
@@ -103,10 +106,9 @@ class Cadence:
             self._idle_cost = _smooth(self._idle_cost, own)
         if self._budget is None or not self._step_time:
             return
-        # half of what the budget leaves after the wire goes to parameters, half to modules; where
-        # steps are so short that the wire alone takes it up, looking away would keep no promise
+        # half of what the budget leaves after the wire goes to parameters, half to modules
         whole = self._budget * self._step_time
-        left = max(whole - self._idle_cost, whole / 2)
+        left = max(whole - self._idle_cost, whole * SAMPLING_AT_LEAST)
         self._interval = _interval(max(self._cost[False] - self._idle_cost, 0.0) / (left / 2))
         self._modules_interval = max(
             _interval(max(self._cost[True] - self._idle_cost, 0.0) / (left / 2)), self._interval

@@ -64,8 +64,8 @@ def _parting(
     layer = one_line(difference.layer) or "the model"
     return Figure(
         f"part-{at}", f"{layer}: {difference.name}",
-        f"Apart since step {difference.since}: {times(difference.times)} in B, where chance "
-        f"explains ×{number(difference.limit)}.",
+        f"Apart since step {difference.since} (dotted line): {times(difference.times)} in B, where "
+        f"chance explains ×{number(difference.limit)}.",
         table=_table(one, other), plot=_plot(one, other, difference.name, difference.since),
         legend=_legend(found), data={"stepAxis": "x"},
     )  # fmt: skip

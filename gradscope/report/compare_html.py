@@ -53,7 +53,7 @@ def _pill(found: Comparison) -> dict[str, str]:
 def _differences(found: Comparison) -> list[dict[str, Any]]:
     tables = [s.tables for s in compare_view.sections(found) if s.key == "where"]
     rows = tables[0][0].rows if tables and tables[0] else ()
-    keys = ("layer", "statistic", "since", "a", "b", "times", "limit", "whose")
+    keys = ("layer", "statistic", "times", "limit", "since", "a", "b", "whose")
     return [dict(zip(keys, row, strict=True)) for row in rows]
 
 

@@ -72,12 +72,12 @@ def listed(found: Comparison) -> list[Difference]:
 def _tables(found: Comparison) -> list[Table]:
     rows = [
         (
-            d.layer or "the model", d.name, f"step {d.since}", number(d.a), number(d.b),
-            times(d.times), f"×{number(d.limit)}", "its own" if d.own else "handed on",
+            d.layer or "the model", d.name, times(d.times), f"×{number(d.limit)}",
+            f"step {d.since}", number(d.a), number(d.b), "its own" if d.own else "handed on",
         )
         for d in listed(found)
     ]  # fmt: skip
-    heads = ("layer", "statistic", "since", "A then", "B then", "B / A", "by chance", "whose")
+    heads = ("layer", "statistic", "B / A", "by chance", "since", "A then", "B then", "whose")
     return [Table(heads, tuple(rows))] if rows else []
 
 

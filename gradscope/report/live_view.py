@@ -53,7 +53,9 @@ def _norm(now: Now) -> str:
 
 
 def when(alarm: Alarm) -> str:
-    """``step 60``, ``steps 60-79``."""
+    """``step 60``, ``steps 60-79``, ``from step 60 on``."""
+    if alarm.cut:
+        return f"from step {alarm.step} on"
     return numbers.steps(alarm.step, alarm.last)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Finding, Fix, Severity
@@ -27,11 +28,14 @@ def render(diagnosis: Diagnosis) -> str:
         "",
         f"**{_sentence(verdict[:1].upper() + verdict[1:])}.**",
         "",
-        f"{summary.counts(diagnosis)} ({summary.seen(facts)})",
+        f"{summary.counts(diagnosis)} ({summary.extent(diagnosis, facts)})",
     ]
     if diagnosis.findings:
-        out += ["", "| | rule | layer | since | line |", "|---|---|---|---|---|"]
-        out += [_row(finding, diagnosis) for finding in diagnosis.findings]
+        # a comparison at one point has no steps: without any there is no such column
+        since = any(finding.has_steps for finding in diagnosis.findings)
+        heads = ["", "rule", "layer", *["since"] * since, "line"]
+        out += ["", _table_row(heads), f"|{'---|' * len(heads)}"]
+        out += [_row(finding, diagnosis, since=since) for finding in diagnosis.findings]
         for finding in diagnosis.findings:
             out += ["", *_details(finding)]
     out += _rest(diagnosis)
@@ -51,15 +55,20 @@ def render(diagnosis: Diagnosis) -> str:
     return "\n".join(out) + "\n"
 
 
-def _row(finding: Finding, diagnosis: Diagnosis) -> str:
+def _row(finding: Finding, diagnosis: Diagnosis, *, since: bool) -> str:
     location = summary.where(finding)
+    step = f"step {finding.first_step}" if finding.has_steps else ""
     cells = (
         SIGNS[finding.severity] + (" (known)" if diagnosis.is_known(finding) else ""),
         f"{_prose(finding.code)} {_prose(finding.name)}",
         _cell(summary.place(finding, diagnosis.recording)),
-        f"step {finding.first_step}",
+        *[step] * since,
         _cell(str(location)) if location else "",
     )
+    return _table_row(cells)
+
+
+def _table_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
@@ -68,8 +77,8 @@ def _details(finding: Finding) -> list[str]:
     # this line is HTML to the end: Markdown's own escapes would show there
     out = [f"<details><summary>{_html(_plain(title))}</summary>", ""]
     out += [f"- {_sentence(text)}" for text in summary.measured(finding)]
-    steps = numbers.steps(finding.first_step, finding.last_step)
-    out.append(f"- {steps}; confidence: {finding.confidence}")
+    steps = f"{numbers.steps(finding.first_step, finding.last_step)}; " * finding.has_steps
+    out.append(f"- {steps}confidence: {finding.confidence}")
     if finding.also:
         out.append(f"- same cause: {', '.join(_code(name) for name in finding.also)}")
     if finding.why:

@@ -130,12 +130,17 @@ def _result(finding: Finding, index: int, diagnosis: Diagnosis) -> dict[str, Any
         "partialFingerprints": {"gradscope/v1": finding.fingerprint},
         "properties": {
             "confidence": finding.confidence,
-            "firstStep": int(finding.first_step),
-            "lastStep": int(finding.last_step),
+            **_steps(finding),
             "also": [one_line(name) for name in finding.also],
         },
         **_state(finding, diagnosis),
     }
+
+
+def _steps(finding: Finding) -> dict[str, int]:
+    if not finding.has_steps:
+        return {}
+    return {"firstStep": int(finding.first_step), "lastStep": int(finding.last_step)}
 
 
 def _state(finding: Finding, diagnosis: Diagnosis) -> dict[str, str]:

@@ -126,8 +126,7 @@ class _Block:
         place = summary.place(finding, self.recording)
         where = summary.where(finding)
         location = f"{one_line(str(where))}  " if where else ""
-        if self.recording.run.get("command") == "gradcheck":
-            # a comparison at one point has no steps
+        if not finding.has_steps:
             self.out.append(f"{location}{place}\n")
             return
         steps = numbers.steps(finding.first_step, finding.last_step)

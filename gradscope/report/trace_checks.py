@@ -10,10 +10,12 @@ from gradscope.report.numbers import number, plural
 def sentence(identity: Identity) -> str:
     """Both numbers and how far they are apart."""
     verdict = "agree" if identity.holds else "DISAGREE"
-    return (
-        f"{number(identity.left)} and {number(identity.right)} {verdict}: they differ by "
-        f"{number(100 * identity.error)} % (limit {number(100 * identity.limit)} %)"
-    )
+    pair = f"{number(identity.left)} and {number(identity.right)} {verdict}: they differ by"
+    if identity.holds and not identity.error <= identity.limit:
+        # a share of two tiny numbers would read as a contradiction
+        apart = abs(identity.left - identity.right)
+        return f"{pair} {number(apart)}; rounding explains up to {number(identity.rounding)}"
+    return f"{pair} {number(100 * identity.error)} % (limit {number(100 * identity.limit)} %)"
 
 
 def checks(anatomy: Anatomy) -> list[formal.Check]:

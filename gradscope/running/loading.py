@@ -35,7 +35,7 @@ class Workload:
         batches: gives an iterator over batches on the model's device; it does not end, unless the
             user's own iterator does.
         loss: from the model and a batch to a scalar.
-        optimizer: over the model's parameters.
+        optimizer: over the model's parameters; None where nothing is to be trained.
         assumptions: a sentence for each thing that was inferred.
         took: what was taken from the file, by part: model, batches, loss, optimizer.
         target: what the user asked for, as shown to the user.
@@ -63,6 +63,7 @@ def load(
     device: str = "cpu",
     batch_size: int | None = None,
     seed: int = 0,
+    trains: bool = True,
 ) -> Workload:
     """Import ``model.py[:object]`` and find the parts of its training.
 
@@ -75,6 +76,7 @@ def load(
         device: a torch device.
         batch_size: samples in a batch, where gradscope makes the batches.
         seed: of torch, numpy and random.
+        trains: whether an optimizer is needed; without, a model may have no parameters.
 
     Raises:
         UsageError: the file or the device cannot be used.
@@ -88,7 +90,9 @@ def load(
     model, label, phrase = find_model(names, parsed.name)
     with user_code(LoadError, f"moving the model to {device}"):
         model.to(place)
-    return _workload(names, model, label, phrase, parsed.text, parsed.file, input_shape, seed)
+    return _workload(
+        names, model, label, phrase, parsed.text, parsed.file, input_shape, seed, trains=trains
+    )
 
 
 def from_objects(
@@ -150,6 +154,8 @@ def _workload(
     file: Path | None,
     input_shape: tuple[int, ...] | None,
     seed: int,
+    *,
+    trains: bool = True,
 ) -> Workload:
     model.train()
     device = _device_of(model)
@@ -167,13 +173,10 @@ def _workload(
         loss, loss_phrase = lightning_like.own_loss(names, model)
     else:
         loss, loss_phrase = find_loss(names, model, first_batch)
-    optimizer, schedulers, optimizer_phrase = find_optimizer(names, model)
-    took = {
-        "model": phrase,
-        "batches": batches_phrase,
-        "loss": loss_phrase,
-        "optimizer": optimizer_phrase,
-    }
+    took = {"model": phrase, "batches": batches_phrase, "loss": loss_phrase}
+    optimizer, schedulers = None, ()
+    if trains:
+        optimizer, schedulers, took["optimizer"] = find_optimizer(names, model)
     return Workload(
         model, on_device, loss, optimizer, tuple(names.notes), took, target, label, file, schedulers
     )

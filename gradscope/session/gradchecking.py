@@ -213,7 +213,7 @@ def gradcheck_file(
     with surroundings(file), random_states_kept():
         workload = load(
             target, input_shape=settings.input, device=settings.device,
-            batch_size=settings.batch_size, seed=settings.seed,
+            batch_size=settings.batch_size, seed=settings.seed, trains=False,
         )  # fmt: skip
         if loaded is not None:
             loaded(workload)

@@ -48,7 +48,7 @@ BATCH = torch.randn(10, 5, generator=torch.Generator().manual_seed(1)), torch.ar
 
 def test_the_worst_sample_is_the_one_with_the_largest_loss() -> None:
     model = classifier()
-    each = F.cross_entropy(model(BATCH[0]), BATCH[1], reduction="none")
+    each = F.cross_entropy(model(BATCH[0]), BATCH[1], reduction="none").detach()
     found = gradscope.trace(model, BATCH, loss=loss).anatomy
     assert found.sample.startswith(f"sample {int(each.argmax())} of 10, the one with the largest")
     assert found.loss.value == pytest.approx(float(each.max()), rel=1e-5)
@@ -56,7 +56,7 @@ def test_the_worst_sample_is_the_one_with_the_largest_loss() -> None:
 
 def test_a_chosen_sample_is_that_one_and_a_batch_of_one_is_fine() -> None:
     model = classifier()
-    each = F.cross_entropy(model(BATCH[0]), BATCH[1], reduction="none")
+    each = F.cross_entropy(model(BATCH[0]), BATCH[1], reduction="none").detach()
     found = gradscope.trace(model, BATCH, loss=loss, sample=4).anatomy
     assert found.loss.value == pytest.approx(float(each[4]), rel=1e-5)
     one = gradscope.trace(model, (BATCH[0][:1], BATCH[1][:1]), loss=loss).anatomy

@@ -86,6 +86,14 @@ def test_check_includes_a_quick_form(terminal):
     assert wrong[0]["fixes"][0]["name"] == "correct-backward"
 
 
+def test_a_model_without_parameters_is_checked_too(terminal):
+    text = MODEL.replace("model = ", "trained = ") + "\nmodel = Act()\n"
+    terminal.write(text)
+    result = terminal.run("gradcheck", "model.py")
+    assert result.returncode == 1, result.stderr
+    assert "0.5 times the true derivative" in " ".join(result.stdout.split())
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [

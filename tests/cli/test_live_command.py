@@ -1,7 +1,10 @@
 """``gradscope live`` beside a training in another process: to its end, and past its death."""
 
+import os
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -145,3 +148,46 @@ def test_a_folder_without_a_run_is_told(terminal) -> None:
     done = terminal.run("live", "nowhere")
     assert done.returncode == 2
     assert "cannot be read as a run folder" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals of this kind")
+def test_in_a_terminal_it_redraws_and_leaves_the_terminal_as_it_was(terminal) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    training = start(terminal, 100_000, bad=20)
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    before = termios.tcgetattr(its)
+    live = subprocess.Popen(
+        [sys.executable, "-m", "gradscope", "live", "run", "--wait", "200", "--every", "0.3"],
+        cwd=terminal.folder, env=terminal.environment | {"TERM": "xterm-256color"},
+        stdin=its, stdout=its, stderr=its,
+    )  # fmt: skip
+    shown, until, steps = "", time.monotonic() + 400, set()
+    try:
+        while live.poll() is None and time.monotonic() < until:
+            if select.select([ours], [], [], 0.2)[0]:
+                shown += os.read(ours, 65_536).decode("utf-8", "replace")
+            plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+            steps = set(re.findall(r"^(\d[\d,]*)  +(?:NaN|\d)", plain, re.M))
+            if len(steps) > 2 and "from step 20 on" in plain and training.poll() is None:
+                training.send_signal(signal.SIGKILL)
+                training.wait()
+        while select.select([ours], [], [], 0)[0]:
+            shown += os.read(ours, 65_536).decode("utf-8", "replace")
+        after = termios.tcgetattr(its)
+    finally:
+        for process in (training, live):
+            process.kill()
+            process.wait()
+        os.close(its)
+        os.close(ours)
+    assert live.returncode == 0, shown[-2000:]
+    assert len(steps) > 2, "the screen is drawn anew as the training goes on"
+    assert after == before
+    assert shown.rfind("\x1b[?25h") > shown.rfind("\x1b[?25l"), "the cursor is shown again"
+    last = shown.rstrip().splitlines()[-1]
+    assert "run broken off" in last or "run broken off" in shown.rstrip().splitlines()[-2]

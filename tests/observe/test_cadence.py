@@ -46,6 +46,16 @@ def test_the_budget_is_kept(expensive):
     assert any(p.modules for p in plans[100:]), "a promise of low cost is not kept by looking away"
 
 
+@pytest.mark.parametrize(("following", "most"), [(0.015, 0.031), (0.025, 0.031), (0.1, 0.107)])
+def test_what_following_takes_is_left_out_of_what_sampling_may_take(following, most):
+    def cost(plan):
+        return 0.01 * following + 5e-4 * (plan.parameters + 3 * plan.modules)
+
+    plans, share = _run(Cadence(None, None, 0.03, 0), 8000, cost)
+    assert share / (1 - share) <= most
+    assert sum(p.modules for p in plans[100:]) >= 2
+
+
 def test_the_budget_is_kept_when_steps_become_shorter():
     cadence = Cadence(None, None, 0.03, 0)
     own = total = 0.0

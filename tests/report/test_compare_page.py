@@ -100,7 +100,8 @@ def open_page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opener]:
 
 @pytest.mark.browser
 @pytest.mark.skipif(missing(), reason="Chromium is not installed")
-@pytest.mark.parametrize(("width", "scheme"), [(400, "dark"), (1280, "light")])
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_in_a_browser(open_page: Opener, width: int, scheme: str) -> None:
     opened = open_page(
         compare_formats.render(comparison(), "html"), width=width, color_scheme=scheme
@@ -114,3 +115,10 @@ def test_in_a_browser(open_page: Opener, width: int, scheme: str) -> None:
     # one line for each run of either side in every picture
     assert opened.page.locator(".plot.drawn >> nth=0 >> .scatterlayer .trace").count() == 3
     assert "block.<i>2</i>" in opened.page.inner_text("#where")
+    # what the page is opened for, the factor, is seen without scrolling the table
+    table = opened.page.locator("#where .scroll").first
+    factor = opened.page.locator("#where .trace-table tbody td b").first.bounding_box()
+    box = table.bounding_box()
+    assert factor is not None
+    assert box is not None
+    assert factor["x"] + factor["width"] <= box["x"] + box["width"]

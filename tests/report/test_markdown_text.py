@@ -2,7 +2,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from diagnoses import CLIPPING, HOSTILE, VANISHING, diagnoses, healthy, hostile, sick
+from diagnoses import BACKWARD, CLIPPING, HOSTILE, VANISHING, diagnoses, healthy, hostile, sick
 from hypothesis import HealthCheck, given, settings
 from markdown_it import MarkdownIt
 
@@ -111,3 +111,16 @@ def test_what_limits_the_result_is_said(made):
     assert "- GS9 raised" in text
     assert "- compiled model: modules not seen" in text
     assert "Reproduce: `gradscope check model.py --seed 0`" in text
+
+
+def test_a_comparison_at_one_point_has_no_step():
+    heads, *rows = cells(render(sick()))
+    assert [cell.content for cell in heads] == ["", "rule", "layer", "since", "line"]
+    (row,) = (row for row in rows if row[1].content == "GS601 wrong-backward")
+    assert row[3].content == ""
+    alone = render(sick(findings=(BACKWARD,), command="gradcheck"))
+    assert [cell.content for cell in cells(alone)[0]] == ["", "rule", "layer", "line"]
+    assert {len(row) for row in cells(alone)} == {4}
+    shown = alone[: alone.index(" passed</summary>")]
+    assert not re.search(r"\bsteps?\b", shown)
+    assert "- confidence: certain" in shown

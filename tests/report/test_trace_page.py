@@ -4,6 +4,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,8 +14,8 @@ from browser import Opener, chromium, missing, opener, violations
 from torch import nn
 
 import gradscope
-from gradscope.anatomy.facts import Anatomy
-from gradscope.report import pixels, trace_formats, trace_json
+from gradscope.anatomy.facts import Anatomy, Identity
+from gradscope.report import pixels, trace_checks, trace_formats, trace_json
 
 SECTIONS = ("Forward", "Prediction", "Loss", "Chain rule", "Inputs", "Update")
 
@@ -82,8 +83,6 @@ def test_what_is_no_trace_is_refused(damage: object) -> None:
 
 
 def test_a_failing_identity_is_an_error_in_every_format_for_machines(anatomy: Anatomy) -> None:
-    from dataclasses import replace
-
     broken = replace(anatomy.identities[0], right=2 * anatomy.identities[0].right, error=0.5)
     wrong = replace(anatomy, identities=(broken, *anatomy.identities[1:]))
     assert 'failures="1"' in trace_formats.render(wrong, "junit")
@@ -92,6 +91,15 @@ def test_a_failing_identity_is_an_error_in_every_format_for_machines(anatomy: An
     assert [result["level"] for result in results] == ["error"]
     assert "DISAGREE" in trace_formats.render(wrong, "full")
     assert 'failures="0"' in trace_formats.render(anatomy, "junit")
+
+
+def test_two_tiny_numbers_that_rounding_explains_do_not_read_as_a_contradiction() -> None:
+    tiny = Identity("sum", 2.9e-8, -1.5e-8, 1.52, 0.05, "They are equal.", rounding=1.4e-7)
+    assert tiny.holds
+    said = trace_checks.sentence(tiny)
+    assert said.endswith("agree: they differ by 4.4e-8; rounding explains up to 1.4e-7")
+    far = replace(tiny, rounding=1e-9)
+    assert "DISAGREE: they differ by 152 % (limit 5 %)" in trace_checks.sentence(far)
 
 
 def test_png_is_read_back_by_its_own_format() -> None:
@@ -137,3 +145,22 @@ def test_it_reads_without_a_script(open_page: Opener, page: str) -> None:
     assert "the gradient is multiplied by" in shown
     assert "goes from" in shown
     assert opened.page.locator("main img").count() == 8
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(missing(), reason="Chromium is not installed")
+def test_on_a_phone_nothing_covers_or_hides_what_matters(
+    open_page: Opener, anatomy: Anatomy
+) -> None:
+    command = "gradscope trace examples/trace/digit_sick.py --steps 300 --integrated-gradients"
+    html = trace_formats.render(replace(anatomy, reproduce=command), "html")
+    page = open_page(html, width=400).page
+    button = page.locator("#reproduce .copy").bounding_box()
+    text = page.locator("#reproduce pre").bounding_box()
+    assert button is not None
+    assert text is not None
+    assert text["x"] + text["width"] <= button["x"], "the button lies on the command"
+    for table in ("#prediction .scroll", "#loss .scroll"):
+        assert page.locator(table).evaluate("e => e.scrollWidth <= e.clientWidth"), table
+    badges = page.locator("#prediction tbody .badge").all_inner_texts()
+    assert {"truth", "answer"} == {text.strip() for text in badges}

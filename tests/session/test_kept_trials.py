@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -94,6 +96,31 @@ def test_the_command_reports_them_in_each_format(checked, tmp_path, format):
     assert target.read_text(encoding="utf-8").count("helped") >= 1
 
 
+def test_a_script_that_was_run_keeps_them_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    loop = """
+for step in range(60):
+    x, y = get_batch()
+    loss = criterion(model(x), y)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+"""
+    (tmp_path / "train.py").write_text(MODEL + loop)
+    words = ["--try-fixes", "--trial-steps", "30", "--trial-seeds", "2", "--run-dir", "run"]
+    outputs = ["--format", "json", "--output", "then.json"]
+    command = [sys.executable, "-m", "gradscope", "run", *words, *outputs, "train.py"]
+    subprocess.run(command, check=True, capture_output=True)
+    main(["report", "run", "--format", "json", "--output", "now.json", "--quiet"])
+    then, now = (
+        json.loads((tmp_path / name).read_text(encoding="utf-8"))
+        for name in ("then.json", "now.json")
+    )
+    assert then["findings"][0]["fixes"][0]["trial"]["status"] == "helped"
+    assert now["findings"] == then["findings"]
+    assert now["mended"] == then["mended"]
+
+
 def test_a_fix_without_a_kept_trial_is_not_tried(checked, folder):
     recording = gradscope.load_run(folder)
     plain = judge(recording, trials=False)
@@ -146,7 +173,7 @@ def test_every_number_comes_back(checked, folder):
     assert repr(again.mended) == repr(tried.mended)
 
 
-def test_a_recording_without_trials_loads_and_says_not_asked_for(folder, monkeypatch):
+def test_a_recording_without_trials_loads_and_says_not_asked_for(folder):
     segments = sorted(folder.glob("rank0.*.frames"))
     segments[-1].unlink()
     recording = gradscope.load_run(folder)

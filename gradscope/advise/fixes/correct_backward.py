@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, listed
-from gradscope.advise.fixes.keep_graph import graph_edits
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, listed
+from gradscope.advise.fixes.keep_graph import graph_edits, lines_of
 from gradscope.advise.patch import Edit
 from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile
+from gradscope.advise.treatments.backwards import ScaleBackward
+from gradscope.advise.treatments.functions import KeepGraph
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -80,6 +82,29 @@ class CorrectBackward(Remedy):
             snippet=_SNIPPET.format(name=name),
         )
 
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Nothing is cut, or the factor is multiplied in; another formula is not ours to guess."""
+        detail = _detail(finding, recording)
+        operation, function = detail.get("operation"), detail.get("function")
+        file, line = detail.get("file"), detail.get("line")
+        if operation in _CUTS:
+            if file is None or line is None:
+                return Treatment(untried="the line of the cut is not known")
+            lines = lines_of(source, str(file), int(line), str(operation))
+            return Treatment((KeepGraph(str(file), lines, str(operation)),))
+        if not function:
+            return Treatment(untried="it is not known which line makes the gradient wrong")
+        at = source.place(file, line)
+        ratio = float(detail.get("ratio") or 0) if finding.kind in ("factor", "sign") else 0.0
+        fraction = _fraction(ratio) if ratio else None
+        # where there is no diff, the trial would try another change than the one that is shown
+        if fraction is not None and at is not None and _scaled(at[0], str(function), ratio):
+            return Treatment((ScaleBackward(str(file), str(function), float(fraction)),))
+        return Treatment(
+            untried=f"what `{function}.backward` should give instead is not known: only a plain "
+            "factor or a sign can be corrected in memory"
+        )
+
 
 def _detail(finding: Finding, recording: Recording) -> dict[str, Any]:
     """What the check knows of the cause, from the module's wrong rows."""
@@ -95,8 +120,8 @@ def _detail(finding: Finding, recording: Recording) -> dict[str, Any]:
 
 def _scaled(file: SourceFile, function: str, ratio: float) -> list[Edit]:
     """Divide the one value that ``backward`` returns by ``ratio``, if that is a plain number."""
-    fraction = Fraction(1 / ratio).limit_denominator(64)
-    if not fraction or abs(float(fraction) * ratio - 1) > _PLAIN:
+    fraction = _fraction(ratio)
+    if fraction is None:
         return []
     classes = [node for node in file.all(ast.ClassDef) if node.name == function]
     if len(classes) != 1:
@@ -120,6 +145,12 @@ def _scaled(file: SourceFile, function: str, ratio: float) -> list[Edit]:
         Edit(file.start(value), file.start(value), before),
         Edit(file.end(value), file.end(value), after),
     ]
+
+
+def _fraction(ratio: float) -> Fraction | None:
+    """``1 / ratio`` as a small fraction, None where it is none."""
+    fraction = Fraction(1 / ratio).limit_denominator(64)
+    return fraction if fraction and abs(float(fraction) * ratio - 1) <= _PLAIN else None
 
 
 def _around(fraction: Fraction) -> tuple[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from gradscope.advise.cuts import cut_of
@@ -65,8 +65,13 @@ class KeepGraph(Remedy):
             return Treatment(untried="the line of the cut is not known")
         if cut.operation in _READING:
             return Treatment(untried=f"what `{cut.operation}` leaves has no graph to keep")
-        lines = _block(source, cut.file, cut.line) if cut.operation in _MODES else (cut.line,)
+        lines = lines_of(source, cut.file, cut.line, cut.operation)
         return Treatment((Kept(cut.file, lines, cut.operation),))
+
+
+def lines_of(source: Source, file: str, line: int, operation: str) -> Iterable[int]:
+    """The lines on which a cut acts: of a whole block where gradients are switched off."""
+    return _block(source, file, line) if operation in _MODES else (line,)
 
 
 def _block(source: Source, name: str, line: int) -> range:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-from gradscope.advise.fix import Change, Edits, Remedy, lead
+from gradscope.advise.fix import Change, Edits, Remedy, Treatment, lead
 from gradscope.advise.numerics import Operation, clamped, operations, shown_at
 from gradscope.advise.patch import Edit
 from gradscope.advise.source import Source
+from gradscope.advise.treatments.functions import Clamp, ZeroInfinity
 from gradscope.diagnose.finding import Finding
 from gradscope.recording.reader import Recording
 
@@ -81,6 +82,22 @@ class Mask(Remedy):
             edits=edits,
             snippet=f"scores.clamp(min={FLOOR}).{origin.operation}(dim=-1)",
         )
+
+    def treatment(self, finding: Finding, recording: Recording, source: Source) -> Treatment:
+        """Clamp or mask on the recorded line; samples cannot be left out by a trial."""
+        origin = finding.origin
+        assert origin is not None
+        if origin.phase == "input":
+            return Treatment(
+                untried="only the code that loads the data can leave samples out of inputs and "
+                "targets alike"
+            )
+        if origin.location is None:
+            return Treatment(untried="the line of the operation is not known")
+        file, lines = origin.location.file, (origin.location.line,)
+        if origin.operation == "ctc_loss":
+            return Treatment((ZeroInfinity(file, lines, origin.operation),))
+        return Treatment((Clamp(file, lines, origin.operation, float(FLOOR), None),))
 
 
 def _zero_infinity(operation: Operation) -> list[Edit]:

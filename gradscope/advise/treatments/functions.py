@@ -93,6 +93,14 @@ class Clamp(_AtLine):
         return function(args[0].clamp(self.low, self.high), *args[1:], **kwargs)
 
 
+class ZeroInfinity(_AtLine):
+    """A CTC loss gives samples whose target is too long neither a loss nor a gradient."""
+
+    def instead(self, function: Any, args: Any, kwargs: Any) -> Any:
+        """The call with ``zero_infinity``, its seventh argument."""
+        return function(*args[:6], **{**kwargs, "zero_infinity": True})
+
+
 class JoinedLogarithm(Intervention):
     """``log(softmax(x))`` on the recorded line as one operation that cannot underflow."""
 

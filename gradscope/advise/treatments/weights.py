@@ -12,6 +12,8 @@ from gradscope.advise.treatments.places import Place
 from gradscope.observe.experiment.intervention import Intervention
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
+_RECURRENT = ("recurrent", "identity", "shrinking", "forget")
+_ORTHOGONAL = {"orthogonal": 1.0, "orthogonal-relu": math.sqrt(2), "orthogonal-tanh": 5 / 3}
 
 
 class Initialise(Intervention):
@@ -19,9 +21,12 @@ class Initialise(Intervention):
 
     Args:
         places: the layers.
-        scheme: ``kaiming``, ``xavier``, ``tanh`` (Xavier with gain 5/3), ``zeros``, or
-            ``recurrent``: an orthogonal matrix for each gate, Xavier for the input's weights.
-        of: ``weight`` or ``bias``.
+        scheme: ``kaiming``, ``xavier``, ``tanh`` (Xavier with gain 5/3), ``orthogonal``,
+            ``orthogonal-relu`` (gain √2), ``orthogonal-tanh`` (gain 5/3), ``embedding``, ``zeros``;
+            of a recurrent layer ``recurrent`` (an orthogonal matrix for each gate, Xavier for the
+            input's weights, biases 0, an open forget gate), ``identity``, ``shrinking`` (0.9 times
+            it) or ``forget`` (an open forget gate only).
+        of: ``weight`` or ``bias``; recurrent layers are set as a whole.
     """
 
     def __init__(self, places: Sequence[Place], scheme: str, of: str = "weight") -> None:
@@ -34,7 +39,7 @@ class Initialise(Intervention):
             module = place.of(root)
             if module is None:
                 continue
-            if self.scheme == "recurrent":
+            if self.scheme in _RECURRENT:
                 self._recurrent(module)
                 continue
             tensor = getattr(module, self.of, None)
@@ -50,6 +55,8 @@ class Initialise(Intervention):
             nn.init.kaiming_normal_(tensor, nonlinearity="relu")
         elif self.scheme == "embedding":
             nn.init.normal_(tensor)
+        elif self.scheme in _ORTHOGONAL:
+            nn.init.orthogonal_(tensor, gain=_ORTHOGONAL[self.scheme])
         else:
             nn.init.xavier_normal_(tensor, gain=5 / 3 if self.scheme == "tanh" else 1.0)
 
@@ -58,18 +65,27 @@ class Initialise(Intervention):
         kind = next((k for k in _GATES if isinstance(module, getattr(nn, k))), None)
         if kind is None:
             return
-        self.applied = True
+        gates = _GATES[kind]
         for name, tensor in module.named_parameters():
-            if name.startswith("weight_hh"):
-                size = tensor.shape[0] // _GATES[kind]
-                for gate in tensor.split(size):
+            bias, hidden = name.startswith("bias"), name.startswith("weight_hh")
+            if self.scheme in ("identity", "shrinking"):
+                if hidden and gates == 1:
+                    self.applied = True
+                    nn.init.eye_(tensor).mul_(0.9 if self.scheme == "shrinking" else 1.0)
+                elif bias and gates == 1:
+                    nn.init.zeros_(tensor)
+                continue
+            if bias and self.scheme == "recurrent":
+                nn.init.zeros_(tensor)
+            if bias and gates == 4:
+                self.applied = True
+                # an open forget gate keeps what the cell holds (Jozefowicz et al. 2015)
+                tensor.chunk(4)[1].fill_(1.0 if name.startswith("bias_ih") else 0.0)
+            if self.scheme == "forget" or bias:
+                continue
+            self.applied = True
+            if hidden:
+                for gate in tensor.chunk(gates):
                     nn.init.orthogonal_(gate)
-            elif name.startswith("weight"):
+            else:
                 nn.init.xavier_uniform_(tensor)
-            elif name.startswith("bias"):
-                bound = 1 / math.sqrt(max(tensor.shape[0] // _GATES[kind], 1))
-                nn.init.uniform_(tensor, -bound, bound)
-                if kind.startswith("LSTM") and name.startswith("bias_ih"):
-                    size = tensor.shape[0] // 4
-                    # an open forget gate keeps what the cell holds (Jozefowicz et al. 2015)
-                    tensor[size : 2 * size] = 1.0

@@ -59,11 +59,16 @@ def _optimizers(a: Recording, b: Recording) -> list[tuple[str, str]]:
         which = f"optimizer {index}" if len(one) > 1 else "the optimizer"
         for key in sorted(left.keys() | right.keys()):
             if left.get(key) != right.get(key):
-                values = f"{left.get(key)} in A, {right.get(key)} in B"
+                values = f"{_shown(left.get(key))} in A, {_shown(right.get(key))} in B"
                 found.append(("", f"{which}: {key} is {values}"))
     if len(one) != len(other):
         found.append(("", f"A has {len(one)} optimizers, B {len(other)}"))
     return found
+
+
+def _shown(value: Any) -> Any:
+    """A setting that all groups share stands in a list of one."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _flat(optimizer: dict[str, Any]) -> dict[str, Any]:

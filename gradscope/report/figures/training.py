@@ -41,6 +41,7 @@ _GAP = 0.07
 
 def training_figure(recording: Recording, findings: tuple[Finding, ...]) -> Figure:
     """The three rows over the steps of the run."""
+    findings = tuple(finding for finding in findings if finding.has_steps)
     curve = loss_curve(recording)
     steps, norm = total_norm(recording)
     has_norm = bool(np.isfinite(norm).any())

@@ -191,7 +191,8 @@ def _basis(finding: Finding, layers: Layers) -> str:
     if finding.confidence == "certain":
         return ""
     within = (layers.steps >= finding.first_step) & (layers.steps <= finding.last_step)
-    parts = [f"{int(within.sum()):,} of {plural(len(layers.steps), 'sampled step')}"]
+    seen = f"{int(within.sum()):,} of {plural(len(layers.steps), 'sampled step')}"
+    parts = [seen] if finding.has_steps else []
     for item in finding.evidence:
         if away := distance(item.value, item.limit):
             parts.append(f"{one_line(item.name)} {away.removesuffix('it')}its limit")
@@ -205,7 +206,7 @@ def _silence(finding: Finding) -> str:
 
 
 def _when(finding: Finding, diagnosis: Diagnosis) -> str:
-    if diagnosis.command == "gradcheck":
+    if not finding.has_steps:
         return ""
     if finding.first_step == finding.last_step:
         return f"at step {finding.first_step:,}"

@@ -13,6 +13,8 @@ from gradscope.report.escape import scrub
 WHOLE = 24
 """Characters up to which a name is kept on one line: a phone shows them."""
 _CODE = re.compile(r"`([^`]+)`")
+_POWER = re.compile(r"([×+-]?\d[\d.,]*e-\d+)")
+"""A number with a negative power of ten, which a browser would break behind the hyphen."""
 _HEADING = re.compile(r"^##\s+(.+?)\s*$", re.MULTILINE)
 # raw HTML stays text: rule pages may come from other packages
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -31,15 +33,23 @@ def prose(text: str) -> Markup:
     """``text`` escaped, with backquoted names set as code."""
     parts = _CODE.split(one_line(scrub(text)))
     return Markup("").join(
-        Markup("<code>{}</code>").format(breakable(part)) if at % 2 else escape(part)
+        Markup("<code>{}</code>").format(breakable(part)) if at % 2 else _text(part)
         for at, part in enumerate(parts)
     )
 
 
-def breakable(name: str) -> Markup:
-    """``name`` escaped; a long one with places where a narrow screen may break it."""
+def _text(part: str) -> Markup:
+    pieces = _POWER.split(part)
+    return Markup("").join(
+        Markup('<span class="nowrap">{}</span>').format(piece) if at % 2 else escape(piece)
+        for at, piece in enumerate(pieces)
+    )
+
+
+def breakable(name: str, whole: int = WHOLE) -> Markup:
+    """``name`` escaped; one of more than ``whole`` characters with places where it may break."""
     shown = one_line(name)
-    if len(shown) <= WHOLE:
+    if len(shown) <= whole:
         return escape(shown)
     return Markup("<wbr>").join(re.split(r"(?<=[._/:])(?=\S)", shown))
 

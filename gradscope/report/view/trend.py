@@ -70,7 +70,9 @@ def _loss(finding: Finding, recording: Recording) -> Trend | None:
 
 
 def _span(finding: Finding, steps: npt.NDArray[np.float64]) -> tuple[float, float] | None:
-    """The stretch to shade; None where it would be the whole picture."""
+    """The stretch to shade; None where there is none, or it would be the whole picture."""
+    if not finding.has_steps:
+        return None
     if len(steps) and finding.first_step <= steps[0] and finding.last_step >= steps[-1]:
         return None
     return float(finding.first_step), float(finding.last_step)
