@@ -50,11 +50,24 @@ def put(model: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def wrap(model: nn.Module, name: str, make: Callable[[nn.Module], nn.Module]) -> None:
-    """Put ``make(module)`` where the module called ``name`` was."""
+    """Put ``make(module)`` where the module called ``name`` was.
+
+    Raises:
+        DoesNotFitError: see ``must_be_called``.
+    """
+    must_be_called(model, name)
+    put(model, name, make(model.get_submodule(name)))
+
+
+def must_be_called(model: nn.Module, name: str) -> None:
+    """Refuse a part whose weights torch reads itself: what stands in its place is never called.
+
+    Raises:
+        DoesNotFitError: it is such a part.
+    """
     parent = model.get_submodule(name.rpartition(".")[0])
     if isinstance(parent, nn.TransformerEncoderLayer | nn.MultiheadAttention):
         raise DoesNotFitError("torch reads the weights of these parts itself")
-    put(model, name, make(model.get_submodule(name)))
 
 
 def middle(names: list[str]) -> str:

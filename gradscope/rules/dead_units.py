@@ -41,6 +41,11 @@ class Options:
     positions: int = 1_000
     """Values seen for each unit: a unit that is active for 1 sample in 200 is missed with a chance
     of 0.7 % then. Ours."""
+    whole_batches: int = 5
+    """Sampled batches that are enough where no unit of a layer was ever active, and the
+    layer has at least ``whole_units``: units that are active now and then are not all off in each
+    of them. Ours."""
+    whole_units: int = 8
 
 
 class DeadUnits(Rule):
@@ -70,9 +75,7 @@ class DeadUnits(Rule):
                     f"is was looked at: use a module in its place, as nn.ReLU(), to see its units"
                 )
             return NotApplicable("no activation that can die (ReLU, GELU, SiLU, ELU) was seen")
-        ready = [
-            w for w in found if w.batches >= options.batches and w.positions >= options.positions
-        ]
+        ready = [w for w in found if _enough(w, options)]
         if not ready:
             most = max(found, key=lambda w: w.batches)
             return Undecided(
@@ -93,6 +96,13 @@ class DeadUnits(Rule):
         if not learning.harmed:
             return Undecided(f"dead units are a fault only if they do harm: {learning.reason}")
         return Findings((_finding(recording, options, dead, learning),))
+
+
+def _enough(window: UnitWindow, options: Options) -> bool:
+    whole = window.dead == window.units >= options.whole_units
+    if whole and window.batches >= options.whole_batches:
+        return True
+    return window.batches >= options.batches and window.positions >= options.positions
 
 
 def _name(window: UnitWindow) -> str:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from gradscope.observe.cadence import BURST_SHARE, BURST_STEPS, FULL_STEPS, Cadence, Plan
+from gradscope.observe.cadence import (
+    BURST_SHARE,
+    BURST_STEPS,
+    FULL_STEPS,
+    GRACE_EVERY,
+    GRACE_SECONDS,
+    Cadence,
+    Plan,
+)
 
 
 def _run(cadence, steps, cost, first=0, step_time=0.01):
@@ -44,6 +52,26 @@ def test_the_budget_is_kept(expensive):
     assert all(p == Plan(True, True) for p in plans[:FULL_STEPS])
     assert share <= 0.032
     assert any(p.modules for p in plans[100:]), "a promise of low cost is not kept by looking away"
+
+
+def test_a_short_training_of_short_steps_is_looked_at_often_enough():
+    def cost(plan):
+        return 4e-4 + 1e-3 * (plan.parameters + plan.modules)
+
+    plans, _ = _run(Cadence(None, None, 0.03, 0), 300, cost, step_time=0.001)
+    assert sum(p.parameters for p in plans) >= 50
+    assert sum(p.modules for p in plans) >= 25
+    assert not any(p.parameters for n, p in enumerate(plans) if n >= FULL_STEPS and n % GRACE_EVERY)
+
+
+@pytest.mark.parametrize("steps", [2_000, 20_000])
+def test_the_grace_is_bounded_and_paid_back(steps):
+    def cost(plan):
+        return 1e-5 + 5e-3 * (plan.parameters + plan.modules)
+
+    _, share = _run(Cadence(None, None, 0.03, 0), steps, cost)
+    assert share * steps * 0.01 <= 0.03 * steps * 0.01 * (1 + 1e-6) + 1.2 * GRACE_SECONDS
+    assert share <= 0.032 or steps < 20_000
 
 
 @pytest.mark.parametrize(("following", "most"), [(0.015, 0.031), (0.025, 0.031), (0.1, 0.107)])

@@ -77,7 +77,17 @@ def test_notes_before_fifty_steps(steps, severity):
     [(20, 50, Findings), (20, 49, Undecided), (19, 1000, Undecided)],
 )
 def test_the_window_must_hold_20_batches_and_1000_positions(steps, positions, kind):
-    assert isinstance(check(net(20, steps=steps, positions=positions)), kind)
+    assert isinstance(check(net(18, steps=steps, positions=positions)), kind)
+
+
+@pytest.mark.parametrize(
+    ("dead", "batches", "kind"), [(20, 5, Findings), (20, 4, Undecided), (19, 5, Undecided)]
+)
+def test_a_layer_that_is_dead_as_a_whole_needs_five_batches(dead, batches, kind):
+    made = net(dead)
+    made._units = [row for row in made._units if row["step"] % 10 == 9 and row["step"] >= 50]
+    made._units = [row for row in made._units if row["step"] < 50 + 10 * batches]
+    assert isinstance(check(made), kind)
 
 
 def test_what_it_says():

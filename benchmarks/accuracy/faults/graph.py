@@ -132,6 +132,8 @@ def replaced(draft: Draft, level: float) -> None:
     if len(names) < 3:
         raise DoesNotFitError("too shallow")
     chosen = [walk.middle(names[:-1])] if level == 1 else names[:-1]
+    for name in chosen:
+        walk.must_be_called(draft.model, name)
 
     def late(model: nn.Module) -> None:
         for name in chosen:
