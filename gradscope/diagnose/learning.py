@@ -66,6 +66,11 @@ NO_BASELINE = 1e-3
 of a GAN's batches): then there is nothing to be compared with. Our choice, far below any real task:
 two classes of which one is found once in 7,000 samples have a trivial loss of 1e-3 nats."""
 
+OTHER_SIGN = 0.1
+"""Share of the steps on which the loss and its largest known term differ in sign, above which the
+loss is mostly something else (the policy's part beside a critic's): what a constant answer costs in
+that one term says nothing of the whole then. Ours."""
+
 
 @dataclass(frozen=True, slots=True)
 class LossCurve:
@@ -296,6 +301,8 @@ def _main_term(recording: Recording, site: str) -> tuple[str, pd.DataFrame, floa
     operation = str(part.idxmax())
     own = losses[losses["operation"] == operation]
     terms = own.groupby("step", as_index=False)[["value", "baseline", "share"]].mean()
+    if (terms["share"] < 0).mean() > OTHER_SIGN:
+        return operation, terms, math.nan
     baseline = float(terms["baseline"].iloc[-1])
     # a badly scaled start (a first loss of 1e8) must not hide the baseline: nats have a scale of 1
     nats = operation in ("cross_entropy", "nll", "bce", "bce_with_logits")

@@ -57,6 +57,20 @@ def test_a_factor_around_the_loss_changes_nothing(share):
     assert sick.excess == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("negative", "basis"), [(11, "trend"), (10, "baseline")])
+def test_a_loss_of_another_sign_than_its_known_term_is_not_measured_by_it(negative, basis):
+    """An actor-critic: the critic's error stays, the sum of both parts falls below zero."""
+    made = Synthetic(100)
+    made.loss(flat(1.1))
+    for row in made._losses[-negative:]:
+        row["share"] = -0.5
+    for step, row in enumerate(made._steps):
+        row["loss"] = 0.2 - 0.004 * step
+    found = gate(made.build())
+    assert found.basis == basis
+    assert found.harmed == (basis == "baseline")
+
+
 def test_a_converged_start_is_learning():
     noise = np.random.default_rng(0).normal(0, 0.01, 100)
     assert learning(0.05 + noise).state == "learning"
