@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from gradscope.diagnose.finding import Evidence, Finding, Severity
-from gradscope.diagnose.learning import LossCurve, loss_curve
+from gradscope.diagnose.learning import Learning, LossCurve, gate, loss_curve
 from gradscope.diagnose.locate import site_location
 from gradscope.diagnose.rule import Findings, Need, NotApplicable, Outcome, Passed, Rule, Undecided
 from gradscope.diagnose.turns import HAND_WRITTEN, Turn, turns
+from gradscope.diagnose.verdict import why_harmful
 from gradscope.diagnose.wording import count, number, percent
 from gradscope.recording.reader import Recording
 
@@ -98,6 +99,7 @@ def _finding(
 ) -> Finding:
     curve = loss_curve(recording)
     rise = relapse(curve)
+    learning = gate(recording)
     kind = "never" if share == 1 else "seldom"
     steps = "every step" if share == 1 else f"{percent(share)} of the steps"
     site = carried[-1].site
@@ -112,7 +114,7 @@ def _finding(
     return Finding(
         code=GradientNotCleared.code,
         name=GradientNotCleared.name,
-        severity=_severity(rise, options),
+        severity=_severity(rise, learning, options),
         confidence="certain",
         summary=f"The gradients that {steps} used were not cleared afterwards: the next backward "
         f"added to them.",
@@ -120,19 +122,21 @@ def _finding(
         first_step=carried[0].step,
         last_step=carried[-1].step,
         evidence=tuple(evidence),
-        why=_why(rise, options),
+        why=_why(rise, learning, options),
         causes=(_cause(carried[-1], kind),),
         kind=kind,
     )
 
 
-def _severity(rise: float, options: Options) -> Severity:
+def _severity(rise: float, learning: Learning, options: Options) -> Severity:
     if math.isinf(rise) or rise > 1:
         return "critical"
-    return "warning" if rise >= options.relapse else "note"
+    # what overshoots from the first step on never falls, and has nothing to rise from
+    shows = rise >= options.relapse or learning.state in ("stuck", "diverged")
+    return "warning" if shows else "note"
 
 
-def _why(rise: float, options: Options) -> str:
+def _why(rise: float, learning: Learning, options: Options) -> str:
     sums = (
         "Each step goes along the sum of all gradients since the last clearing, like a momentum "
         "that never fades: it overshoots, and the longer it runs the further."
@@ -144,6 +148,8 @@ def _why(rise: float, options: Options) -> str:
             f"{sums} The loss fell and then rose again by {number(rise)} times what a constant "
             "answer costs."
         )
+    if learning.state in ("stuck", "diverged"):
+        return f"{sums} {why_harmful(learning)}"
     return f"{sums} So far the loss does not show it."
 
 

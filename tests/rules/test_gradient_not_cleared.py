@@ -69,6 +69,12 @@ def test_severity_by_the_relapse_of_the_loss(rise, severity):
     assert finding.confidence == "certain"
 
 
+@pytest.mark.parametrize(("level", "severity"), [(1.0, "warning"), (0.5, "note")])
+def test_a_loss_that_never_fell_has_nothing_to_rise_from(level, severity):
+    flat = np.full(100, level * TRIVIAL)
+    assert only(check(synthetic(["carried"] * 100, flat))).severity == severity
+
+
 def test_a_loss_that_ends_in_nan_is_critical():
     loss = falling()
     loss[90:] = np.nan
