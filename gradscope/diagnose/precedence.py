@@ -126,6 +126,14 @@ def small_weights(cause: Finding, effect: Finding) -> bool:
     return harms(cause, effect) and effect.kind == "small"
 
 
+def over_time(cause: Finding, effect: Finding) -> bool:
+    """The cause is harmful, and the effect a gradient that vanishes within a recurrent layer."""
+    return harms(cause, effect) and effect.code == "GS101" and effect.kind == "through-time"
+
+
+_LAST_OF_ALL = "a recurrent layer loses much of its gradient over time in healthy trainings, too"
+
+
 @dataclass(frozen=True, slots=True)
 class Precedence:
     """One row: a finding of ``cause`` explains those of ``effects`` where ``when`` holds."""
@@ -136,7 +144,15 @@ class Precedence:
     why: str
 
 
+_BEFORE_TIME = (
+    "GS102", "GS103", "GS104", "GS106", "GS201", "GS202", "GS203", "GS301", "GS302", "GS303",
+    "GS401", "GS402", "GS403", "GS404", "GS501", "GS502", "GS503", "GS504", "GS506",
+)  # fmt: skip
+"""Causes that go before a loss over time: every fault of the loop, the loss and the signal. A
+direction that is all noise (GS105) and a loss that does not fall (GS505) are what it looks like."""
+
 TABLE: tuple[Precedence, ...] = (
+    *(Precedence(cause, ("GS101",), over_time, _LAST_OF_ALL) for cause in _BEFORE_TIME),
     Precedence("GS201", ("GS102",), from_input,
                "data that already holds a NaN or an Inf did not grow"),
     Precedence("GS103", ("GS102", "GS201", "GS301", "GS302", "GS303", "GS401", "GS404", "GS504",

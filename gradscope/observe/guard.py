@@ -7,7 +7,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 _log = logging.getLogger("gradscope")
@@ -65,6 +65,15 @@ class Guard:
             if outermost and self._later is not None:
                 later, self._later = self._later, None
                 later()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Inside, no callback runs: what gradscope computes itself is no part of the training."""
+        was, self.open = self.open, False
+        try:
+            yield
+        finally:
+            self.open = was
 
     def when_outside(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` now, or at the end of the callback that runs in this thread.

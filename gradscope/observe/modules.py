@@ -23,6 +23,7 @@ from gradscope.observe.hooks import hook_both, inert
 from gradscope.observe.naming import IdMap
 from gradscope.observe.reading.containers import numbers_in
 from gradscope.observe.reading.module_readings import ModuleReadings
+from gradscope.observe.reading.through_time import ThroughTime
 from gradscope.recording.facts import Role
 
 BEGINS = object()
@@ -34,6 +35,7 @@ class ModuleWatch:
 
     Attributes:
         readings: what they have read in the open step.
+        through_time: calls of recurrent modules in the open step.
         pinned: hooks stay on all steps, since putting them on and off makes compiled code that
             runs one of the modules compile anew.
         ran: every module whose call was ever seen on a step that reads modules.
@@ -66,6 +68,7 @@ class ModuleWatch:
         self._handles: dict[int, list[RemovableHandle]] = {}
         self._current_root = -1
         self.readings = ModuleReadings(guard)
+        self.through_time = ThroughTime(self.readings, guard)
         self.pinned = False
         self.ran: set[int] = set()
         self.order: dict[int, int] = {}
@@ -244,6 +247,7 @@ class ModuleWatch:
         identity = self._ids.get(module)
         if self.readings.active and identity is not None and self._recorded(identity):
             self._read_output(module, identity, output)
+            self.through_time.called(module, identity, args, kwargs, output)
         if outermost and private.current_graph_task_id() == -1:
             self.readings.passes.end()
 

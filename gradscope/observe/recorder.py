@@ -78,6 +78,7 @@ class Recorder:
         self._alarmed = self._loss_alarmed = False
         self._updates.drop()
         self._modules.readings.clear()
+        self._modules.through_time.clear()
         self._modules.activate(self.plan.modules)
         self._look.begin(step, active=self.plan.modules)
         self._origin.begin(sampled=self.plan.modules)
@@ -91,6 +92,8 @@ class Recorder:
             optimizer: the one that is about to step.
             inside: it steps inside backward, where only its own gradients are complete.
         """
+        if self.plan.modules and not inside and not told_to_skip(optimizer):
+            self._modules.through_time.measure(self._guard)
         if self.plan.parameters:
             self.read_gradients(optimizer, inside=inside)
             scale = getattr(optimizer, "grad_scale", None)
@@ -141,6 +144,8 @@ class Recorder:
             given: by parameter id, those that ``autograd.grad`` has returned; the others are
                 ``.grad``.
         """
+        if self.plan.modules:
+            self._modules.through_time.measure(self._guard)
         if self.plan.parameters:
             self.read_gradients(None, given=given)
             self._updates.before(self._inventory.trainable(), given=given)
@@ -339,6 +344,7 @@ class Recorder:
         self.writer.records("modules", modules)
         self.writer.records("parameters", parameters)
         self.writer.records("features", self._look.targets(step))
+        self.writer.records("through_time", self._modules.through_time.take(step))
 
 
 def told_to_skip(optimizer: Any) -> bool:

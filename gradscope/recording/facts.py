@@ -17,7 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gradscope.recording.loop_tables import ALARMS, EVENTS, EXAMINED, LOSSES, STEPS
+from gradscope.recording.loop_tables import (
+    ALARMS,
+    EVENTS,
+    EXAMINED,
+    LOSSES,
+    STEPS,
+    THROUGH_TIME,
+)
 from gradscope.recording.model_tables import (
     FEATURES,
     GRADCHECKS,
@@ -46,7 +53,7 @@ from gradscope.recording.words import (
 TABLES: tuple[Table, ...] = (
     GRADIENTS, UPDATES, SKETCHES, ACTIVATIONS, UNITS,
     STEPS, EVENTS, LOSSES, PARAMETERS, MODULES, ALARMS, EXAMINED, FEATURES, GRADCHECKS,
-    SOURCES, RUN, TRIALS,
+    SOURCES, RUN, TRIALS, THROUGH_TIME,
 )  # fmt: skip
 BY_NAME: dict[str, Table] = {table.name: table for table in TABLES}
 
@@ -82,6 +89,7 @@ __all__ = [
     "SOURCES",
     "STEPS",
     "TABLES",
+    "THROUGH_TIME",
     "TRIALS",
     "UNITS",
     "UNITS_LIMIT",

@@ -190,3 +190,23 @@ EXAMINED = Table(
         ),
     ),
 )
+
+THROUGH_TIME = Table(
+    "through_time",
+    rows=False,
+    doc="One record for each recurrent module (RNN, LSTM, GRU in one direction), on steps on which "
+    "modules are sampled: how much of the gradient is left at each distance in time.",
+    columns=(
+        _STEP,
+        Column("module", "int", "", "id"),
+        Column("length", "int", "time steps", "length of the sequence that it was given"),
+        Column(
+            "bins",
+            "json",
+            "gradient",
+            "[[first, last, rms]], nearest first, at most 8: root mean square of the gradient of "
+            "the loss (multiplied by a loss scaler, if there is one) with respect to the module's "
+            "input, over the time steps that lie first to last steps before the last one",
+        ),
+    ),
+)

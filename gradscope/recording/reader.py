@@ -5,7 +5,6 @@ Nothing here judges; the frames hold what was recorded, with names in place of i
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Mapping
 from functools import cached_property
@@ -17,17 +16,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from gradscope.recording import names
-from gradscope.recording.facts import BY_NAME, Column, Table
+from gradscope.recording.facts import BY_NAME, Table
+from gradscope.recording.frames import named, names_of, present, root, series, with_moments
 from gradscope.recording.ranks import Part, put_together
 from gradscope.recording.schema import Rows
-
-_RECORD_DTYPES = {
-    "int": "Int64",
-    "float": "float64",
-    "bool": "boolean",
-    "text": "object",
-    "json": "object",
-}
 
 
 class Recording:
@@ -35,11 +27,11 @@ class Recording:
 
     Each table is a tidy pandas frame, made when it is first asked for: ``gradients``, ``updates``,
     ``activations``, ``units``, ``sketches``, ``steps``, ``events``, ``losses``, ``parameters``,
-    ``modules``, ``alarms``, ``examined``, ``gradchecks``, ``trials``. Columns and units stand in
-    ``gradscope.recording.facts``. In row tables ``parameter`` and ``module`` are names
-    (categorical); the ids stand beside them as ``parameter_id`` and ``module_id``. ``gradients``
-    also has ``norm``, ``rms`` and ``mean``, ``activations`` has ``rms`` and ``mean``, ``updates``
-    has ``ratio``; all three are computed from the stored sums.
+    ``modules``, ``alarms``, ``examined``, ``through_time``, ``gradchecks``, ``trials``. Columns
+    and units stand in ``gradscope.recording.facts``. In row tables ``parameter`` and ``module``
+    are names (categorical); the ids stand beside them as ``parameter_id`` and ``module_id``.
+    ``gradients`` also has ``norm``, ``rms`` and ``mean``, ``activations`` has ``rms`` and ``mean``,
+    ``updates`` has ``ratio``; all three are computed from the stored sums.
 
     Attributes:
         run: facts about the run by key, see ``facts.RUN_KEYS``.
@@ -128,15 +120,15 @@ class Recording:
     def gradients(self) -> pd.DataFrame:
         """Gradients as the optimizer used them: a row for each sampled step and parameter."""
         frame = self._frame(BY_NAME["gradients"])
-        frame["norm"] = _root(frame["sum_sq"])
-        return _with_moments(frame)
+        frame["norm"] = root(frame["sum_sq"])
+        return with_moments(frame)
 
     @cached_property
     def updates(self) -> pd.DataFrame:
         """What each step really did to each parameter."""
         frame = self._frame(BY_NAME["updates"])
         with np.errstate(all="ignore"):
-            ratio = _root(frame["delta_sq"] / frame["before_sq"])
+            ratio = root(frame["delta_sq"] / frame["before_sq"])
         # a parameter that is exactly zero has no relative change: absent, not infinite
         frame["ratio"] = ratio.where(frame["before_sq"] > 0)
         return frame
@@ -144,7 +136,7 @@ class Recording:
     @cached_property
     def activations(self) -> pd.DataFrame:
         """Inputs and outputs of modules and the gradients at both."""
-        frame = _with_moments(self._frame(BY_NAME["activations"]))
+        frame = with_moments(self._frame(BY_NAME["activations"]))
         frame["source_id"] = frame.pop("source")
         return frame
 
@@ -177,15 +169,15 @@ class Recording:
     def parameters(self) -> pd.DataFrame:
         """One row a parameter, as last recorded, indexed by id, with its ``name``."""
         frame = self._record_frame(BY_NAME["parameters"], last_by="parameter")
-        frame["name"] = _names_of(frame["parameter"], self.parameter_names)
-        frame["module_name"] = _names_of(frame["module"], self.module_names)
+        frame["name"] = names_of(frame["parameter"], self.parameter_names)
+        frame["module_name"] = names_of(frame["module"], self.module_names)
         return frame.set_index("parameter", drop=False)
 
     @cached_property
     def modules(self) -> pd.DataFrame:
         """One row a module, as last recorded, indexed by id, with its ``name``."""
         frame = self._record_frame(BY_NAME["modules"], last_by="module")
-        frame["name"] = _names_of(frame["module"], self.module_names)
+        frame["name"] = names_of(frame["module"], self.module_names)
         return frame.set_index("module", drop=False)
 
     @cached_property
@@ -202,6 +194,16 @@ class Recording:
     def features(self) -> pd.DataFrame:
         """Statistics of each feature of the roots' inputs and of the targets."""
         return self._record_frame(BY_NAME["features"])
+
+    @cached_property
+    def through_time(self) -> pd.DataFrame:
+        """The gradient at the input of each recurrent module by distance from the last time step.
+
+        A row for each sampled step and module; ``bins`` holds ``[first, last, rms]`` lists.
+        """
+        frame = self._record_frame(BY_NAME["through_time"])
+        frame["name"] = names_of(frame["module"], self.module_names)
+        return frame
 
     @cached_property
     def gradchecks(self) -> pd.DataFrame:
@@ -253,7 +255,7 @@ class Recording:
             if rows is None or not len(rows):
                 return 0
             if column and table.column(column).width == 1:
-                rows = rows[_present(rows[column])]
+                rows = rows[present(rows[column])]
             return len(np.unique(rows["step"]))
         items = self._records.get(name, [])
         if column:
@@ -338,63 +340,14 @@ class Recording:
         for column, known in (("parameter", self.parameter_names), ("module", self.module_names)):
             if column in frame:
                 frame[f"{column}_id"] = frame[column]
-                frame[column] = _named(data[column], known)
+                frame[column] = named(data[column], known)
         return frame
 
     def _record_frame(self, table: Table, last_by: str | None = None) -> pd.DataFrame:
         items = self._last(table.name, last_by) if last_by else self._records.get(table.name, [])
-        data = {c.name: _series([item.get(c.name) for item in items], c) for c in table.columns}
+        data = {c.name: series([item.get(c.name) for item in items], c) for c in table.columns}
         return pd.DataFrame(data)
 
 
 def _sentences(value: Any) -> tuple[str, ...]:
     return tuple(map(str, value)) if isinstance(value, list | tuple) else ()
-
-
-def _present(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    present: npt.NDArray[np.bool_] = np.ones(len(values), np.bool_)
-    if values.dtype.kind == "f":
-        np.isnan(values, out=present)
-        np.logical_not(present, out=present)
-    elif values.dtype.kind == "i":
-        np.not_equal(values, -1, out=present)
-    return present
-
-
-def _with_moments(frame: pd.DataFrame) -> pd.DataFrame:
-    # an empty tensor has no mean: absent, not a division error
-    count = frame["count"].where(frame["count"] > 0)
-    with np.errstate(all="ignore"):
-        frame["rms"] = _root(frame["sum_sq"] / count)
-        frame["mean"] = frame["sum"] / count
-    return frame
-
-
-def _root(squares: pd.Series) -> pd.Series:
-    # NaN and infinite sums are data here, and no reason for a warning
-    with np.errstate(all="ignore"):
-        return np.sqrt(squares)
-
-
-def _named(ids: npt.NDArray[Any], known: Mapping[int, str]) -> pd.Categorical:
-    order = sorted(known)
-    labels: dict[str, None] = {}
-    for identity in order:
-        # categories must differ; two objects of one name can only come from a damaged table
-        label = known[identity]
-        labels[label if label not in labels else f"{label}#{identity}"] = None
-    codes = np.searchsorted(np.asarray(order or [0]), ids)
-    codes = np.where(np.isin(ids, order), codes, -1)
-    return pd.Categorical.from_codes(codes, categories=pd.Index(list(labels), dtype=object))
-
-
-def _names_of(ids: pd.Series, known: Mapping[int, str]) -> pd.Series:
-    # object: where pyarrow is installed, pandas would make UTF-8 of texts, and a name may hold
-    # half of a surrogate pair
-    return pd.Series([known.get(identity) for identity in ids], index=ids.index, dtype=object)
-
-
-def _series(values: list[Any], column: Column) -> pd.Series:
-    if column.dtype == "float":
-        values = [math.nan if value is None else float(value) for value in values]
-    return pd.Series(values, dtype=_RECORD_DTYPES[column.dtype])

@@ -20,7 +20,7 @@ from gradscope.recording.segments import NO_STEP
 
 SERIES: dict[str, int] = {
     "gradients": 0, "updates": 0, "sketches": 0,
-    "activations": 1, "units": 1, "losses": 1,
+    "activations": 1, "units": 1, "losses": 1, "through_time": 1,
     "steps": 2, "events": 2,
 }  # fmt: skip
 """Series of a table: 0 sampled parameters, 1 sampled modules, 2 every step."""

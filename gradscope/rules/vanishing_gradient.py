@@ -1,4 +1,4 @@
-"""GS101: the gradient loses its size over the depth of the network."""
+"""GS101: the gradient loses its size over the depth of the network, or over time in a layer."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from gradscope.diagnose.trained import parameter_states
 from gradscope.diagnose.verdict import harm, judged, why_harmful
 from gradscope.diagnose.wording import code, count, number, percent
 from gradscope.recording.reader import Recording
+from gradscope.rules import vanishing_through_time
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,15 @@ class VanishingGradient(Rule):
     options = Options()
 
     def check(self, recording: Recording, options: Options) -> Outcome:
+        """Judge the depth of the network, and where nothing is lost there, recurrent layers."""
+        depth = self._over_depth(recording, options)
+        if isinstance(depth, Findings):
+            return depth
+        return vanishing_through_time.judge(
+            VanishingGradient, recording, options.decades, options.steady, depth
+        )
+
+    def _over_depth(self, recording: Recording, options: Options) -> Outcome:
         """Judge each trained root; the one that loses most is reported."""
         output = output_slope(recording)
         if output is not None and output.decades > options.decades:

@@ -273,6 +273,19 @@ def test_an_identity_hands_the_state_on(study):
         assert rnn.bias_hh_l0.eq(0).all()
 
 
+def test_what_helps_where_a_gradient_vanishes_through_time(study):
+    found = {"kind": "through-time", "modules": ("rnn",)}
+    done, several = recurrent(study, "RNN", scale=0.3, **found)
+    assert titled(several, "orthogonal matrices")
+    assert titled(several, "with the identity")
+    fixes = done.fixes("GS101", **found)
+    # not what helps a gradient over the layers before and behind
+    assert list(fixes) == ["initialize", "lstm-or-gru"]
+    done, several = recurrent(study, "LSTM", scale=1.0, **found)
+    assert titled(several, "forget gates")
+    assert "lstm-or-gru" not in done.fixes("GS101", **found)
+
+
 def test_where_a_state_grows_the_identity_is_scaled(study):
     done, several = recurrent(study, "RNN", scale=3.0, code="GS102", kind="through-time")
     option = titled(several, "0.9 times the identity")

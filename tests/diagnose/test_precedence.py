@@ -48,6 +48,16 @@ GREW = (Evidence(FIRST_NONFINITE, 7.0),)
         ((finding("GS101"), finding("GS301", "warning")), {"GS301"}),
         ((finding("GS101"), finding("GS505")), {"GS101"}),
         ((finding("GS104", kind="detached"), finding("GS505")), {"GS104"}),
+        # through time much is lost in healthy trainings, too: every other cause goes before
+        ((finding("GS402"), finding("GS101", kind="through-time")), {"GS402"}),
+        ((finding("GS203", kind="format"), finding("GS101", kind="through-time")), {"GS203"}),
+        ((finding("GS104"), finding("GS101", kind="through-time"), finding("GS505")), {"GS104"}),
+        ((finding("GS101", kind="through-time"), finding("GS105"), finding("GS505")), {"GS101"}),
+        (
+            (finding("GS402", "note"), finding("GS101", "note", "tentative", kind="through-time")),
+            {"GS402", "GS101"},
+        ),
+        ((finding("GS402"), finding("GS101", kind="depth")), {"GS101"}),
         # number formats: a gradient that shrinks over depth, and one that leaves the loss too small
         ((finding("GS101"), finding("GS202", kind="depth")), {"GS101"}),
         ((finding("GS101"), finding("GS202", kind="loss"), finding("GS505")), {"GS202"}),
@@ -96,6 +106,9 @@ def test_the_table_names_existing_rules_and_has_no_cycle_without_a_condition():
     spikes = [("GS103", code) for code in ("GS102", "GS201", "GS401", "GS504")]
     for pair in (("GS401", "GS102"), ("GS404", "GS102"), ("GS404", "GS101"), *spikes):
         conditional |= {pair, pair[::-1]}
+    # what vanishes through time is explained by these; what vanishes over depth explains them
+    for code in ("GS203", "GS303", "GS402"):
+        conditional |= {("GS101", code), (code, "GS101")}
     assert mutual == conditional
     assert all(row.why for row in TABLE)
 

@@ -34,6 +34,7 @@ class Synthetic:
         self._examined: list[dict[str, Any]] = []
         self._losses: list[dict[str, Any]] = []
         self._events: list[dict[str, Any]] = []
+        self._through_time: list[dict[str, Any]] = []
         self._steps = [_step(step) for step in range(steps)]
         self.run: dict[str, Any] = {"command": "check", "target": "model.py"}
         self.module("", "Net", order=0)
@@ -137,6 +138,15 @@ class Synthetic:
                  "consumers": consumers, "source": -1, "batch": 8, "spread": math.nan}
             )  # fmt: skip
 
+    def through_time(self, module: int, decades: Any, length: int = 80) -> None:
+        """A recurrent module that loses so many decades over its time steps, by step."""
+        lost = _each(decades, self.steps)
+        for step in self.sampled:
+            far = 10 ** -lost[step] if math.isfinite(lost[step]) else 0.0
+            bins = [[0, 0, 1e-3], [1, length // 2 - 1, 1e-3], [length // 2, length - 1, 1e-3 * far]]
+            record = {"step": step, "module": module, "length": length, "bins": bins}
+            self._through_time.append(record)
+
     def units(
         self,
         module: int,
@@ -184,7 +194,7 @@ class Synthetic:
                 "steps": self._steps, "losses": self._losses, "events": self._events,
                 "modules": self._modules,
                 "parameters": self._parameters, "alarms": self._alarms,
-                "examined": self._examined,
+                "examined": self._examined, "through_time": self._through_time,
                 "run": [{"key": key, "value": value} for key, value in self.run.items()],
             },
             blobs={"units": self._blob},

@@ -21,6 +21,7 @@ class BatchNorm(Norm):
     answers: ClassVar[Mapping[str, int]] = {
         "GS101": 2,
         "GS101:saturated-loss": 0,
+        "GS101:through-time": 0,
         "GS102": 3,
         "GS102:learning-rate": 4,
         "GS102:through-time": 0,

@@ -25,6 +25,7 @@ class GroupNorm(Norm):
     answers: ClassVar[Mapping[str, int]] = {
         "GS101": 2,
         "GS101:saturated-loss": 0,
+        "GS101:through-time": 0,
         "GS102": 3,
         "GS102:learning-rate": 4,
         "GS301": 3,

@@ -48,6 +48,7 @@ class Initialize(Remedy):
         "GS101:activation-slope": 4,
         "GS101:small-weights": 1,
         "GS101:saturated-loss": 0,
+        "GS101:through-time": 1,
         "GS102": 1,
         "GS102:learning-rate": 5,
         "GS102:through-time": 4,

@@ -25,6 +25,7 @@ class PreNorm(Remedy):
     answers: ClassVar[Mapping[str, int]] = {
         "GS101": 2,
         "GS101:saturated-loss": 0,
+        "GS101:through-time": 0,
         "GS102": 3,
         "GS102:learning-rate": 4,
         "GS102:through-time": 0,

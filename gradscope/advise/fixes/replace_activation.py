@@ -65,6 +65,7 @@ class ReplaceActivation(Remedy):
         "GS101": 3,
         "GS101:activation-slope": 1,
         "GS101:saturated-loss": 0,
+        "GS101:through-time": 0,
         "GS301": 2,
         "GS301:output": 1,
         "GS302": 1,

@@ -43,6 +43,7 @@ class Residual(Remedy):
         "GS101:depth": 1,
         "GS101:small-weights": 4,
         "GS101:saturated-loss": 0,
+        "GS101:through-time": 0,
     }
 
     def applies(self, finding: Finding, recording: Recording, source: Source) -> str | None:

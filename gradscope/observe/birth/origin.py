@@ -9,9 +9,8 @@ arguments, which are not copied.
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -136,7 +135,7 @@ class OriginSearch:
         """Origin of a non-finite loss, at the entry of backward."""
         if not self._enabled:
             return None
-        with self._paused():
+        with self._guard.paused():
             why = ""
             found = self._before_any_operation() or self._step_again()
             if found is None:
@@ -152,7 +151,7 @@ class OriginSearch:
         """Origin of a non-finite gradient under a finite loss, before the update."""
         if not self._enabled:
             return None
-        with self._paused():
+        with self._guard.paused():
             found = self._before_any_operation() or self._step_again()
             if found is None:
                 found, why = self._calls_again(forward_only=False)
@@ -171,7 +170,7 @@ class OriginSearch:
             Exception: what ``step_fn`` raises.
         """
         roots = self._inventory.roots
-        with self._paused():
+        with self._guard.paused():
             found = replay_step(
                 step_fn, optimizers=optimizers, modules=roots, batch=self._batch(), site=None
             )
@@ -186,15 +185,6 @@ class OriginSearch:
             # an infinity that the loss does not show and that the backward met
             return hidden
         return self._loss_code.completed(*passed)
-
-    @contextlib.contextmanager
-    def _paused(self) -> Iterator[None]:
-        """Without our own hooks: a replay is no step of the training."""
-        was, self._guard.open = self._guard.open, False
-        try:
-            yield
-        finally:
-            self._guard.open = was
 
     def _before_any_operation(self) -> Origin | None:
         for call in self._calls:

@@ -57,7 +57,7 @@ def noise_figure(recording: Recording, layers: Layers, marked: frozenset[str]) -
     )  # fmt: skip
     ticks = [tick / 100 for tick in (-100, -50, 0, 25, 50, 75, 100) if tick / 100 >= low]
     figure.update_xaxes(
-        title_text="share of the gradient that steps have in common",
+        title_text="share that the steps have in common",
         range=[low, max(1.02, float((signal + error).max()) + 0.05)],
         tickmode="array", tickvals=ticks, ticktext=[percent(tick) for tick in ticks],
     )  # fmt: skip
