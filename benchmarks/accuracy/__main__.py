@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from benchmarks import document
 from benchmarks.accuracy import judging, misses, table
 from benchmarks.accuracy.detectors import torchmortem
 from benchmarks.accuracy.plan import plan
@@ -40,8 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         run([Job("gradscope", case) for case in cases], store, processes=asked.jobs)
     judged = judging.under_gradscope(cases, store)
     text = table.report(judged, store, part=asked.part, size=size, peers=asked.peers)
-    if asked.out is not None:
-        asked.out.write_text(text, encoding="utf-8")
+    if asked.write:
+        document.write("accuracy.md", text)
     print(text)
     if asked.misses is not None:
         asked.misses.write_text(misses.listing(judged, store), encoding="utf-8")
@@ -66,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--long", action="store_true", help="everything")
     parser.add_argument("--part", choices=("tuning", "reporting"), default="reporting")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
-    parser.add_argument("--out", type=Path, help="also write the table to this file")
+    document.option(parser, "accuracy.md")
     parser.add_argument("--misses", type=Path, help="write what was missed to this file")
     parser.add_argument("--results", type=Path, default=DEFAULT, help=f"default: {DEFAULT}")
     parser.add_argument("--peers", action="store_true", help="run the peers as well")

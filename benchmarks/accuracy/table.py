@@ -19,14 +19,12 @@ most."""
 
 
 def report(judged: Sequence[Judged], store: Store, *, part: Part, size: str, peers: bool) -> str:
-    """The whole page."""
+    """The tables, and how they were made."""
     total = score(judged)
     seconds = _seconds(judged, store)
     lines = [
-        "# How often the verdicts are right",
-        "",
         f"Made by `python -m benchmarks.accuracy --{size} --part {part}"
-        f"{' --peers' if peers else ''}`.",
+        f"{' --peers' if peers else ''} --write`.",
         "",
         *_how(),
         "",
