@@ -58,7 +58,7 @@ def test_a_chosen_sample_is_that_one_and_a_batch_of_one_is_fine() -> None:
     model = classifier()
     each = F.cross_entropy(model(BATCH[0]), BATCH[1], reduction="none").detach()
     found = gradscope.trace(model, BATCH, loss=loss, sample=4).anatomy
-    assert found.loss.value == pytest.approx(float(each[4]), rel=1e-5)
+    assert found.loss.value == pytest.approx(float(each[4].detach()), rel=1e-5)
     one = gradscope.trace(model, (BATCH[0][:1], BATCH[1][:1]), loss=loss).anatomy
     assert one.sample.startswith("sample 0 of 1")
 
@@ -72,7 +72,7 @@ def test_the_whole_batch_as_one() -> None:
     model = classifier()
     found = gradscope.trace(model, BATCH, loss=loss, sample="all").anatomy
     assert found.sample == "the whole batch"
-    assert found.loss.value == pytest.approx(float(loss(model, BATCH)), rel=1e-5)
+    assert found.loss.value == pytest.approx(float(loss(model, BATCH).detach()), rel=1e-5)
     assert "one sample at a time" in found.inputs.missing
 
 
