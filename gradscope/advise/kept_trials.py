@@ -138,6 +138,8 @@ def _trial(record: Record) -> Trial | None:
     """The trial of a record; None where it is none: what a folder holds may be anybody's."""
     if record["status"] not in get_args(TrialStatus) or record["measure"] not in ("loss", "error"):
         return None
+    if not isinstance(record["reason"], str):
+        return None
     try:
         return Trial(
             status=record["status"],
@@ -154,7 +156,7 @@ def _trial(record: Record) -> Trial | None:
                 for name, control, treated in record["reach"]
             ),
         )
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -61,10 +61,13 @@ def answer(loss: Tensor) -> Answer:
     if not known or loss.grad_fn is None:
         return Answer(found[0].operation if found else "unknown", "unknown")
     main = known[0]
-    if main.operation in MADE_BY and (off := difference(loss.grad_fn, main.operation)) is not None:
-        return _values_apart(loss, off, main, len(found))
     node = _node(loss.grad_fn, main.operation)
     if node is None:
+        # written out by hand: only then, since a square may stand inside the model as well
+        made = main.operation in MADE_BY
+        off = difference(loss.grad_fn, main.operation) if made else None
+        if off is not None:
+            return _values_apart(loss, off, main, len(found))
         return Answer(main.operation, "unknown", nodes=main.input_nodes, terms=len(found))
     name = operation(node)
     if name in CLASSES:

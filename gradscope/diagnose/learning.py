@@ -301,7 +301,9 @@ def _main_term(recording: Recording, site: str) -> tuple[str, pd.DataFrame, floa
     operation = str(part.idxmax())
     own = losses[losses["operation"] == operation]
     terms = own.groupby("step", as_index=False)[["value", "baseline", "share"]].mean()
-    if (terms["share"] < 0).mean() > OTHER_SIGN:
+    negative = terms["share"] < 0
+    # a loss whose sign is turned on every step is that term all the same
+    if negative.mean() > OTHER_SIGN and not negative.all():
         return operation, terms, math.nan
     baseline = float(terms["baseline"].iloc[-1])
     # a badly scaled start (a first loss of 1e8) must not hide the baseline: nats have a scale of 1

@@ -92,10 +92,6 @@ class Cadence:
         if number < FULL_STEPS:
             self._next_parameters = self._next_modules = step + 1
             return Plan(True, True)
-        if self._grace > 0:
-            self._next_parameters = self._next_modules = step + 1
-            modules = number % (self._modules_every or 2 * GRACE_EVERY) == 0
-            return Plan(modules or number % GRACE_EVERY == 0, modules)
         modules = step >= self._next_modules
         if self._modules_every is not None:
             modules = number % self._modules_every == 0
@@ -104,6 +100,9 @@ class Cadence:
             self._next_modules = step + self._modules_interval
         if parameters:
             self._next_parameters = step + self._interval
+        if self._grace > 0 and self._modules_every is None:
+            modules = modules or number % (2 * GRACE_EVERY) == 0
+            parameters = parameters or modules or number % GRACE_EVERY == 0
         return Plan(parameters, modules)
 
     def spent(self, plan: Plan, own: float, total: float) -> None:
@@ -125,8 +124,8 @@ class Cadence:
         whole = self._budget * self._step_time
         left = max(whole - self._idle_cost, whole * SAMPLING_AT_LEAST)
         if self._told > FULL_STEPS:
+            self._debt = max(self._debt + sampling * (self._grace > 0) - left / 2, 0.0)
             self._grace -= sampling
-            self._debt = max(self._debt + sampling - left, 0.0)
         if self._debt:
             left /= 2
         self._interval = _interval(max(self._cost[False] - self._idle_cost, 0.0) / (left / 2))

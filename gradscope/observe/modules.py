@@ -163,6 +163,7 @@ class ModuleWatch:
         self._watched, self._handles, self._meant = {}, {}, {}
         self.readings.active = self.pinned = False
         self.readings.clear()
+        self.through_time.clear()
 
     def _hook(self, module: nn.Module, root: bool) -> None:
         before = self._guard(functools.partial(self._before, root))

@@ -125,6 +125,7 @@ def _finding(
     worst: Severity = "critical" if cause.dead == cause.units else "warning"
     severity, confidence = judged(worst if severe else "note", "strong", learning)
     names = dict.fromkeys([s.module for s in feeder] + [w.module for w in dead])
+    least = options.batches if cause.batches >= options.batches else options.whole_batches
     return Finding(
         code=DeadUnits.code,
         name=DeadUnits.name,
@@ -141,8 +142,13 @@ def _finding(
             Evidence("share of dead units", cause.dead_share, "", limit),
             Evidence("dead units", float(cause.dead), f"of {cause.units}"),
             Evidence("of these dead in the first steps", float(cause.dead_from_start), "units"),
-            Evidence("batches looked at", float(cause.batches), "", float(options.batches)),
-            Evidence("values seen for each unit", float(cause.positions), "", options.positions),
+            Evidence("batches looked at", float(cause.batches), "", float(least)),
+            Evidence(
+                "values seen for each unit",
+                float(cause.positions),
+                "",
+                options.positions if cause.positions >= options.positions else None,
+            ),  # fmt: skip
             *harm(learning),
         ),
         why=f"{why_harmful(learning)} A dead unit passes on no signal and no gradient: the weights "

@@ -132,8 +132,12 @@ def _severity(rise: float, learning: Learning, options: Options) -> Severity:
     if math.isinf(rise) or rise > 1:
         return "critical"
     # what overshoots from the first step on never falls, and has nothing to rise from
-    shows = rise >= options.relapse or learning.state in ("stuck", "diverged")
+    shows = rise >= options.relapse or _stands(learning)
     return "warning" if shows else "note"
+
+
+def _stands(learning: Learning) -> bool:
+    return learning.state in ("stuck", "diverged") and not learning.so_far
 
 
 def _why(rise: float, learning: Learning, options: Options) -> str:
@@ -148,7 +152,7 @@ def _why(rise: float, learning: Learning, options: Options) -> str:
             f"{sums} The loss fell and then rose again by {number(rise)} times what a constant "
             "answer costs."
         )
-    if learning.state in ("stuck", "diverged"):
+    if _stands(learning):
         return f"{sums} {why_harmful(learning)}"
     return f"{sums} So far the loss does not show it."
 

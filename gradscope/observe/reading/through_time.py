@@ -150,7 +150,9 @@ class ThroughTime:
 def input_gradient(call: _Call) -> Tensor | None:
     """Gradient of the loss with respect to a call's input, ``[time, ...]``; None if it is gone."""
     module = call.module()
-    if module is None or _versions(module, call.x, call.state) != call.versions:
+    if module is None or not _plain_weights(module):
+        return None
+    if _versions(module, call.x, call.state) != call.versions:
         return None  # the input was overwritten, or the weights have moved, since the call
     weight = module.weight_ih_l0
     assert isinstance(weight, Tensor)
@@ -225,7 +227,23 @@ def _repeatable(module: nn.RNNBase) -> bool:
         return False
     if "forward" in module.__dict__ or private.functorch_level_active():
         return False
+    if not _plain_weights(module):
+        return False
     return module.weight_ih_l0.device.type in ("cpu", "cuda") or not _draws(module)
+
+
+def _plain_weights(module: nn.RNNBase) -> bool:
+    """Whether its weights are its own parameters, and are there.
+
+    A parametrization, which may draw or count, runs whenever its weight is read; a sharded weight
+    may have given its memory back.
+    """
+    held = [weight for weight in module._parameters.values() if weight is not None]
+    used = getattr(module, "_flat_weights", None)
+    if module._modules or not used:
+        return False
+    whole = all(weight.untyped_storage().nbytes() > 0 for weight in held)
+    return whole and all(any(weight is one for one in held) for weight in used)
 
 
 def _draws(module: nn.RNNBase) -> bool:
