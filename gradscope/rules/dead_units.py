@@ -148,7 +148,7 @@ def _finding(
                 float(cause.positions),
                 "",
                 options.positions if cause.positions >= options.positions else None,
-            ),  # fmt: skip
+            ),
             *harm(learning),
         ),
         why=f"{why_harmful(learning)} A dead unit passes on no signal and no gradient: the weights "
