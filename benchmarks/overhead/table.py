@@ -25,7 +25,7 @@ def costs_table(found: Mapping[str, Mapping[str, Cost]]) -> str:
     names = [work.name for work in WORKLOADS if work.name in found]
     tools = list(dict.fromkeys(tool for own in found.values() for tool in own))
     lines = ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
-    bare = [next(iter(found[name].values())).bare for name in names]
+    bare = [next((c.bare for c in found[n].values() if not c.failed), math.nan) for n in names]
     lines.append("| bare step, ms | " + " | ".join(f"{1e3 * b:.1f}" for b in bare) + " |")
     for tool in tools:
         cells = [_cell(found[name].get(tool)) for name in names]

@@ -67,7 +67,11 @@ def _statistics(model: nn.Module, optimizer: Any, folder: Path) -> Iterator[Each
     from gradscope.observe.reading.gradients import gradient_rows
 
     parameters = list(enumerate(model.parameters()))
-    yield lambda step: gradient_rows(step, parameters, None, count=False) and None
+
+    def each(step: int) -> None:
+        gradient_rows(step, parameters, None, count=False)
+
+    yield each
 
 
 def _watch(**options: Any) -> Any:

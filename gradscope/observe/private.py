@@ -16,6 +16,7 @@ from types import CodeType, FunctionType
 from typing import Any, cast
 
 import torch
+from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
@@ -50,6 +51,11 @@ def node_sequence_nr(node: Node) -> int:
         return -1
     number = int(probe())
     return -1 if number == _NEVER else number
+
+
+def recurrent_weights(module: nn.RNNBase) -> list[Tensor]:
+    """The weights that a recurrent layer computes with, without reading them; [] if unknown."""
+    return list(getattr(module, "_flat_weights", ()))
 
 
 def functorch_level_active() -> bool:

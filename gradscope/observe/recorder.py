@@ -78,7 +78,8 @@ class Recorder:
         self._alarmed = self._loss_alarmed = False
         self._updates.drop()
         self._modules.readings.clear()
-        self._modules.through_time.clear()
+        if not self.plan.modules:
+            self._modules.through_time.clear()
         self._modules.activate(self.plan.modules)
         self._look.begin(step, active=self.plan.modules)
         self._origin.begin(sampled=self.plan.modules)
@@ -93,7 +94,7 @@ class Recorder:
             inside: it steps inside backward, where only its own gradients are complete.
         """
         if self.plan.modules and not inside and not told_to_skip(optimizer):
-            self._modules.through_time.measure(self._guard)
+            self._modules.through_time.measure()
         if self.plan.parameters:
             self.read_gradients(optimizer, inside=inside)
             scale = getattr(optimizer, "grad_scale", None)
@@ -145,7 +146,7 @@ class Recorder:
                 ``.grad``.
         """
         if self.plan.modules:
-            self._modules.through_time.measure(self._guard)
+            self._modules.through_time.measure()
         if self.plan.parameters:
             self.read_gradients(None, given=given)
             self._updates.before(self._inventory.trainable(), given=given)
@@ -312,7 +313,7 @@ class Recorder:
             held = {identity for identity, _ in mine}
             norm = total_norm(self._gradients, held)
         if plan.modules:
-            self._write_modules(step)
+            self._write_modules(step, by_hand=optimizer is None)
         ordinal = -1 if optimizer is None else self._clock.optimizers.ordinal(optimizer)
         own = self._guard.take_seconds()
         record, events, length = self._clock.close(
@@ -334,7 +335,7 @@ class Recorder:
         self._cadence.spent(plan, own, length)
         self.begin()
 
-    def _write_modules(self, step: int) -> None:
+    def _write_modules(self, step: int, *, by_hand: bool) -> None:
         activations, units, blob = self._modules.readings.take(
             step, self._look.consumers, asked=not self._clock.backward_in_step
         )
@@ -344,7 +345,8 @@ class Recorder:
         self.writer.records("modules", modules)
         self.writer.records("parameters", parameters)
         self.writer.records("features", self._look.targets(step))
-        self.writer.records("through_time", self._modules.through_time.take(step))
+        through_time = self._modules.through_time.take(step, open_calls=by_hand)
+        self.writer.records("through_time", through_time)
 
 
 def told_to_skip(optimizer: Any) -> bool:

@@ -13,6 +13,9 @@ from gradscope.recording.open_shard import header
 from gradscope.recording.segment_file import SegmentFile
 from gradscope.recording.segments import pack_block, pack_group
 
+LAST_NUMBER = 10**9 - 1
+"""Of nine digits, see ``shards``."""
+
 
 def append(folder: Path, table: str, items: Sequence[Mapping[str, Any]]) -> None:
     """Add records to the shard of the lowest rank, in a segment of their own.
@@ -40,6 +43,8 @@ def append(folder: Path, table: str, items: Sequence[Mapping[str, Any]]) -> None
     shards.write_marker(folder, shard)
     try:
         number = 1 + max(one.last for one in there if one.shard == shard)
+        if number > LAST_NUMBER:  # no reader would know its name
+            raise OSError(f"{folder} holds a segment numbered {number - 1}, the last one possible")
         path = folder / shards.Segment(shard, number, number).file
         block = pack_block(TABLE_IDS[table], records.encode(items), compress=True)
         segment = SegmentFile(path, header(shard))

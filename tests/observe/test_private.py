@@ -154,6 +154,7 @@ def test_objects_without_the_expected_attributes():
         _raw_saved_self = object()
 
     assert private.node_sequence_nr(Old()) == -1
+    assert private.recurrent_weights(Old()) == []
     # it cannot be told whether hooks packed it, so it is not unpacked
     assert private.saved(Old(), "self") is None
 

@@ -239,3 +239,59 @@ def test_a_validation_before_the_update_is_no_part_of_it(tmp_path):
         optimizer.step()
     (row,) = recording(tmp_path).through_time["bins"]
     assert row[0][2] == pytest.approx(truth[0], rel=1e-9)
+
+
+def test_each_step_of_a_hand_written_update_is_measured(tmp_path):
+    seed_everything()
+    model = Net(nn.LSTM(3, 6), last).double()
+    truth = []
+    with observed(tmp_path, model):
+        for _ in range(4):
+            x = torch.randn(STEPS, 4, 3, dtype=torch.float64)
+            model(x).square().sum().backward()
+            weights = copy.deepcopy(model.state_dict())
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter -= 0.01 * parameter.grad
+                    parameter.grad = None
+            same = Net(nn.LSTM(3, 6), last).double()
+            same.load_state_dict(weights)
+            truth.append(oracle(same, (x,), 0)[0])
+    frame = recording(tmp_path).through_time
+    assert list(frame["step"]) == [0, 1, 2, 3]
+    assert [row[0][2] for row in frame["bins"]] == pytest.approx(truth, rel=1e-9)
+
+
+def test_another_scope_is_not_told_of_the_second_run(tmp_path):
+    one, two = Net(nn.RNN(3, 6), last), Net(nn.RNN(3, 6), last)
+    with observed(tmp_path / "one", one), observed(tmp_path / "two", two):
+        for model in (one, two):
+            train(model, [(torch.randn(STEPS, 4, 3),) for _ in range(3)])
+    for name in ("one", "two"):
+        found = recording(tmp_path / name)
+        assert set(found.events["kind"]) == {"zero-grad", "backward", "step"}
+        assert len(found.through_time) == 3
+
+
+@pytest.mark.parametrize("which", ["weight_hh_l0", "weight_ih_l0"])
+def test_a_parametrized_layer_is_left_alone(which, tmp_path):
+    class Drops(nn.Module):
+        """Draws whenever its weight is read."""
+
+        def forward(self, weight):
+            return nn.functional.dropout(weight, 0.1)
+
+    ends = []
+    for watched in (False, True):
+        seed_everything()
+        model = Net(nn.RNN(3, 6), last)
+        torch.nn.utils.parametrize.register_parametrization(model.rnn, which, Drops())
+        batches = [(torch.randn(STEPS, 4, 3),) for _ in range(3)]
+        if watched:
+            with observed(tmp_path, model):
+                losses = train(model, batches)
+        else:
+            losses = train(model, batches)
+        ends.append(fingerprint(model, losses=losses))
+    assert ends[0] == ends[1]
+    assert not len(recording(tmp_path).through_time)

@@ -124,8 +124,10 @@ def test_building_an_optimizer_and_a_schedule_is_no_training(desk):
     with surroundings(file):
         module = import_file(file)
     # and the guard is gone
-    module.optimizer.param_groups[0]["params"][0].grad = torch.ones(2)
+    (weight,) = module.optimizer.param_groups[0]["params"]
+    weight.grad = torch.ones(2)
     module.optimizer.step()
+    assert weight.tolist() == pytest.approx([0.9, 0.9])
 
 
 def test_random_states_are_the_same_for_each_import(desk):

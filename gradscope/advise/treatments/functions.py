@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,7 +16,7 @@ from gradscope.observe.experiment.intervention import Intervention
 from gradscope.observe.frames import Site
 
 
-class _AtLine(Intervention):
+class _AtLine(Intervention, ABC):
     """Acts on calls of ``operation`` on some lines of a file; ``operation`` None: of any."""
 
     def __init__(self, file: str, lines: Iterable[int], operation: str) -> None:
@@ -33,11 +34,11 @@ class _AtLine(Intervention):
             self.applied = True
         return result
 
+    @abstractmethod
     def instead(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """What stands for the call."""
-        raise NotImplementedError
 
 
 class ReplaceCalls(_AtLine):

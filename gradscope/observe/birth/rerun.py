@@ -18,7 +18,7 @@ from gradscope.observe.birth.finite import state_of
 
 
 class StepUnderWatch:
-    """A ``patches.Listener`` that ends one step as soon as something in it is not finite.
+    """A ``Listener`` that ends one step as soon as something in it is not finite.
 
     ``begin`` is to be called when the step before has ended, ``done`` gets the origin, or None
     where the step stayed finite.

@@ -22,7 +22,7 @@ _TARGETS = ("target", "other")
 
 
 class KeptBatches:
-    """Copies of the root's inputs and of the loss's target; a ``patches.Listener``.
+    """Copies of the root's inputs and of the loss's target; a ``Listener``.
 
     Nothing is drawn, and nothing of the training is kept alive but the copies.
 

@@ -23,6 +23,7 @@ from gradscope.observe import patches, private
 from gradscope.observe.autograd.graph import reachable
 from gradscope.observe.frames import keywords_of
 from gradscope.observe.guard import Guard, guarded
+from gradscope.observe.listener import Listener
 from gradscope.observe.model.construction import ConstructionTrace
 from gradscope.observe.model.labels import held_by_variables, names_of
 from gradscope.observe.model.owners import parameters_below, roots_of
@@ -60,14 +61,14 @@ class Watching(Protocol):
     """
 
     @property
-    def listener(self) -> patches.Listener:
+    def listener(self) -> Listener:
         """See the class."""
 
     def begun(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See ``Observer.begun``."""
 
 
-class Discovery(patches.Listener):
+class Discovery(Listener):
     """Looks for roots from ``begin`` to ``end``.
 
     Attributes:
@@ -146,14 +147,14 @@ class Discovery(patches.Listener):
 
     @guarded
     def compiling(self, target: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         module = isinstance(target, nn.Module)
         self._compiled.append(weakref.ref(target) if module else None)
         self._resolve()
 
     @guarded
     def backward_begin(self, tensors: Sequence[Tensor]) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self.backward_calls += 1
         before = self._watching
         if self._pending:
@@ -166,19 +167,19 @@ class Discovery(patches.Listener):
 
     @guarded
     def process_start(self, process: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._on_process(process)
 
     @guarded
     def autograd_grad_begin(self, *_: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self.gradient_calls += 1
 
     @guarded
     def step_begin(
         self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         # one that was read from a file or copied, or was given a new group
         if self._optimizers.get(optimizer) != _held(optimizer):
             self._optimizers[optimizer] = _held(optimizer)

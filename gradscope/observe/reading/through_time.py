@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradscope.observe import private
-from gradscope.observe.guard import Guard
+from gradscope.observe import patches, private
 from gradscope.observe.reading.containers import tensors_in
 from gradscope.observe.reading.module_readings import Backward, ModuleReadings
 from gradscope.observe.reading.samples import plain
@@ -118,24 +117,26 @@ class ThroughTime:
         before, gradient = call.gradients[position], gradient.detach()
         call.gradients[position] = gradient if before is None else before + gradient
 
-    def measure(self, guard: Guard) -> None:
-        """The gradients have arrived and the weights have not moved: run each module once more.
-
-        Args:
-            guard: is closed meanwhile, since this is no step of the training.
-        """
+    def measure(self) -> None:
+        """The gradients have arrived and the weights have not moved: run each module once more."""
         for identity, calls in self._calls.items():
             told = [call for call in calls if any(g is not None for g in call.gradients)]
             if not told:
                 continue
             # a layer that cannot be run again is not measured: that is no failure of gradscope
-            with guard.paused(), contextlib.suppress(Exception):
+            with patches.unnoticed(), contextlib.suppress(Exception):
                 gradient = input_gradient(told[-1])
                 if gradient is not None:
                     self._measured[identity] = _by_time(gradient)
 
-    def take(self, step: int) -> list[Record]:
-        """Records of table ``through_time``; then the step is forgotten."""
+    def take(self, step: int, *, open_calls: bool = False) -> list[Record]:
+        """Records of table ``through_time``; then the step is forgotten.
+
+        Args:
+            step: the step.
+            open_calls: keep calls to which no gradient has come: a hand-written update ends when
+                the next backward begins, after the forward of the next step.
+        """
         records = []
         for identity, rms in self._measured.items():
             sizes = rms.cpu().numpy().astype(np.float64)[::-1]
@@ -143,7 +144,12 @@ class ThroughTime:
                 records.append(
                     {"step": step, "module": identity, "length": len(sizes), "bins": bins(sizes)}
                 )
+        calls = self._calls if open_calls else {}
         self.clear()
+        for identity, several in calls.items():
+            fresh = [call for call in several if all(g is None for g in call.gradients)]
+            if fresh:
+                self._calls[identity] = deque(fresh, maxlen=CALLS)
         return records
 
 
@@ -239,7 +245,7 @@ def _plain_weights(module: nn.RNNBase) -> bool:
     may have given its memory back.
     """
     held = [weight for weight in module._parameters.values() if weight is not None]
-    used = getattr(module, "_flat_weights", None)
+    used = private.recurrent_weights(module)
     if module._modules or not used:
         return False
     whole = all(weight.untyped_storage().nbytes() > 0 for weight in held)

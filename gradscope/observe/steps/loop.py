@@ -29,7 +29,7 @@ from gradscope.observe.steps.leftover import Leftover
 
 
 class LoopListener:
-    """A ``patches.Listener`` that turns calls into events and steps.
+    """A ``Listener`` that turns calls into events and steps.
 
     Attributes:
         on_close: called at the end of each step.
@@ -102,7 +102,7 @@ class LoopListener:
 
     @guarded
     def backward_begin(self, tensors: Sequence[Tensor]) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._origin.loss_ends()
         place = user_site()
         if not self._owner.of_backward(tensors, place, open_group=self._handwritten.open):
@@ -133,7 +133,7 @@ class LoopListener:
 
     @guarded
     def backward_end(self) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._origin.backward_end()
         here = threading.get_ident()
         if here not in self._running:
@@ -147,7 +147,7 @@ class LoopListener:
 
     @guarded
     def autograd_grad_begin(self, outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if not self._owner.here():
             return
         if not self._inventory.mine(inputs):
@@ -170,7 +170,7 @@ class LoopListener:
     def autograd_grad_end(
         self, inputs: Sequence[Tensor], gradients: Sequence[Tensor | None]
     ) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if not self._owner.here():
             return
         asked = self._modules.readings.backward is Backward.ASKED
@@ -180,38 +180,38 @@ class LoopListener:
 
     @guarded
     def script_begin(self, target: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if isinstance(target, nn.Module):
             self._modules.pause(target)
 
     @guarded
     def script_end(self) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._modules.resume()
 
     def process_start(self, process: Any) -> None:
-        """See ``patches.Listener``; a forked process records for itself, see ``Observer``."""
+        """See ``Listener``; a forked process records for itself, see ``Observer``."""
 
     @guarded
     def save_begin(self) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._modules.pause_all()
 
     @guarded
     def save_end(self) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._modules.resume()
 
     @guarded
     def swap_begin(self, tensors: Sequence[Tensor]) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._leftover = Leftover()  # it holds weak references, which a swap refuses
         self._modules.readings.let_go()
         self._inventory.parameters.let_go(tensors)
 
     @guarded
     def swap_end(self) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._inventory.parameters.take_back()
 
     def _loss_value(self, tensors: Sequence[Tensor]) -> tuple[float | None, float | None]:
@@ -227,7 +227,7 @@ class LoopListener:
 
     @guarded
     def clip(self, parameters: Any, max_norm: float, total_norm: Tensor) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if self._inventory.mine(parameters):
             total = float(total_norm)
             self._clock.clip(max_norm, total, self._inventory.optimizers_of(parameters))
@@ -235,24 +235,24 @@ class LoopListener:
 
     @guarded
     def clip_value(self, parameters: Any, limit: float) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if self._inventory.mine(parameters):
             self._clock.event("clip-value", limit=limit)
 
     @guarded
     def clip_end(self) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._handwritten.clipped()
 
     @guarded
     def scaled(self, loss: Any, scaled: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if isinstance(loss, Tensor) and isinstance(scaled, Tensor) and loss.numel() == 1:
             self._scaled = weakref.ref(scaled), float(loss.detach()), divided_by(loss)
 
     @guarded
     def unscaled(self, scaler: Any, optimizer: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         scale = float(scaler.get_scale())
         self._clock.open.loss_scale = scale
         ordinal = self._clock.optimizers.ordinal(optimizer)
@@ -260,7 +260,7 @@ class LoopListener:
 
     @guarded
     def scaler_step(self, optimizer: Any, stepped: bool) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if not stepped and self._owner.of_step(optimizer, self._clock.backwards()):
             self._clock.event("skip", optimizer=self._clock.optimizers.ordinal(optimizer))
             self._recorder.skipped()
@@ -270,17 +270,17 @@ class LoopListener:
 
     @guarded
     def compiling(self, target: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._on_compile(target)
 
     @guarded
     def compiled(self, target: Any, result: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._on_compiled(target, result)
 
     @guarded
     def zero_grad(self, owner: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if isinstance(owner, nn.Module):
             if self._inventory.modules.get(owner) is not None:
                 self._clock.event("zero-grad")
@@ -296,7 +296,7 @@ class LoopListener:
     def step_begin(
         self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         self._origin.loss_ends()
         # a subclass that overrides step() and calls super() fires twice: the outermost counts
         if steps_running(optimizer) > 1:
@@ -351,7 +351,7 @@ class LoopListener:
 
     @guarded
     def step_end(self, optimizer: Any) -> None:
-        """See ``patches.Listener``."""
+        """See ``Listener``."""
         if steps_running(optimizer) <= 1 and self._owner.of_step(
             optimizer, self._clock.backwards()
         ):
