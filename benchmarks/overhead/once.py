@@ -62,5 +62,5 @@ def shares_when_steps_shrink(steps: int) -> tuple[float, float]:
         table = scope.recording.steps
     # after the change the account needs some steps to follow; the first five are not promised
     parts = table.iloc[5:steps], table.iloc[steps + steps // 4 :]
-    shares = [part["own_seconds"].sum() / part["seconds"].sum() for part in parts]
+    shares = [part["own_seconds"].sum() / part["step_seconds"].sum() for part in parts]
     return shares[0], shares[1]
