@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 import gradscope
-from gradscope.observe.model.construction import built_at, source_record
+from gradscope.observe.model.construction import built_at, search_below, source_record
 from gradscope.observe.model.entries import entries
 from gradscope.observe.model.optimizer_facts import facts_of, signature_of
 from gradscope.observe.model.tables import module_record, parameter_record
@@ -85,9 +85,14 @@ class Inventory:
     def refresh(self, step: int) -> tuple[list[Record], list[Record], list[Record]]:
         """Walk the trees; records of modules, parameters, sources that are new or have changed."""
         self._tree = self._registry.walk()
+        searches = {self.modules.get(root): search_below(root) for root in self._registry.roots}
         modules = [
             module_record(
-                module, place, self._labels.get(place.root), self._built_at(module, place), step
+                module,
+                place,
+                self._labels.get(place.root),
+                built_at(module, searches.get(place.root), place.path),
+                step,
             )
             | {"trained": self._trained(identity)}
             for identity, module in self.modules.living()
@@ -103,10 +108,6 @@ class Inventory:
         files = dict.fromkeys(module["file"] for module in modules if module["file"])
         sources = self.sources_of(files)
         return self.changed("module", modules), self.changed("parameter", parameters), sources
-
-    def _built_at(self, module: nn.Module, place: Place) -> Any:
-        root = next((r for r in self._registry.roots if self.modules.get(r) == place.root), None)
-        return built_at(module, root, place.path)
 
     def sources_of(self, files: Iterable[str]) -> list[Record]:
         """Records of those of ``files`` that are the user's and were not recorded before."""

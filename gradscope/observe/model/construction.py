@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from gradscope.observe.callsite import shown
 from gradscope.observe.frames import Site, owner
 from gradscope.observe.model.source_code import source_record, source_text
-from gradscope.observe.model.source_search import source_search
+from gradscope.observe.model.source_search import SourceSearch
 
 __all__ = [
     "ConstructionTrace",
@@ -24,6 +24,7 @@ __all__ = [
     "built_at",
     "living_modules",
     "locate",
+    "search_below",
     "source_record",
     "source_text",
 ]
@@ -97,15 +98,14 @@ def living_modules() -> list[nn.Module]:
 
 
 def built_at(
-    module: nn.Module | Optimizer, root: nn.Module | None = None, path: str = ""
+    module: nn.Module | Optimizer, search: SourceSearch | None = None, path: str = ""
 ) -> Place | None:
     """Where a module or an optimizer was built.
 
     Args:
         module: the module or optimizer.
-        root: root module under which it was found, to search its source where the building was
-            not seen.
-        path: path of the module below ``root``.
+        search: of the root below which it was found, used where the building was not seen.
+        path: path of the module below that root.
 
     Returns:
         File, line, and ``construction`` (seen while it was built) or ``source`` (found in the
@@ -114,13 +114,14 @@ def built_at(
     entry = _built.get(id(module))
     if entry is not None and entry[0]() is module:
         return shown(entry[1].file), entry[1].line, "construction"
-    if root is None:
-        return None
-    # a root that was seen tells the file in which to look
-    seen = _built.get(id(root))
-    file = seen[1].file if seen is not None and seen[0]() is root else None
-    site = source_search(root, path, file)
+    site = None if search is None else search.at(path)
     return None if site is None else (shown(site.file), site.line, "source")
+
+
+def search_below(root: nn.Module) -> SourceSearch:
+    """A search for what is built below ``root``, in the file where it was seen to be built."""
+    seen = _built.get(id(root))
+    return SourceSearch(root, seen[1].file if seen is not None and seen[0]() is root else None)
 
 
 def locate(root: nn.Module, path: str) -> Place | None:
@@ -133,7 +134,7 @@ def locate(root: nn.Module, path: str) -> Place | None:
             module = module.get(name)
         else:
             module = getattr(module, name, None)
-    return built_at(module, root, path) if isinstance(module, nn.Module) else None
+    return built_at(module, search_below(root), path) if isinstance(module, nn.Module) else None
 
 
 def _remember(module: Any, site: Site) -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -34,45 +36,95 @@ _DEPTH = 8
 """Names and functions followed from one expression."""
 
 
-def source_search(root: nn.Module, path: str, file: str | None = None) -> Site | None:
-    """File and line that build the module at ``path`` below ``root``.
+class SourceSearch:
+    """Finds the lines that build the modules below one root.
 
-    Args:
-        root: the root module.
-        path: as in ``named_modules()``; items of plain lists and dicts count too.
-        file: file in which the root is built, where its class is one of torch's; the main script
-            by default.
-
-    Returns:
-        The place, for the root of a user's class the line of the class. None where nothing or more
-        than one place was found.
+    What was found on the way to a path is kept: a model of a thousand modules is searched in one
+    pass. Make a new one when the model may have changed.
     """
-    module: Any = root
-    value = _builder(root, file)
-    site = _class_site(root) if value is None else Site(value.file, value.line)
+
+    def __init__(self, root: nn.Module, file: str | None = None) -> None:
+        """Begin with the root.
+
+        Args:
+            root: the root module.
+            file: file in which the root is built, where its class is one of torch's; the main
+                script by default.
+        """
+        value = _builder(root, file)
+        site = _class_site(root) if value is None else Site(value.file, value.line)
+        self._found: dict[str, _Found | None] = {"": _Found(root, site, value)}
+
+    def at(self, path: str) -> Site | None:
+        """File and line that build the module at ``path`` below the root.
+
+        Args:
+            path: as in ``named_modules()``; items of plain lists and dicts count too.
+
+        Returns:
+            The place, for the root of a user's class the line of the class. None where nothing or
+            more than one place was found.
+        """
+        found = self._at(path)
+        return None if found is None else found.site
+
+    def _at(self, path: str) -> _Found | None:
+        if path not in self._found:
+            above, _, name = path.rpartition(".")
+            parent = self._at(above)
+            self._found[path] = None if parent is None else parent.inside(name)
+        return self._found[path]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A module on the way, and what is known of how it is built.
+
+    Attributes:
+        module: the module, or the list or dict.
+        site: where it is built.
+        value: the expression that builds it.
+        target: what that expression is assigned to, as its function would write it.
+        hidden: built inside a torch or library module: the line that builds that one stays.
+    """
+
+    module: Any
+    site: Site | None
+    value: Value | None
     target: ast.expr | None = None
-    hidden = False
-    """Built inside a torch or library module: the line that builds that one stays."""
-    for name in path.split(".") if path else []:
-        child = _child(module, name)
+    hidden: bool = False
+
+    def inside(self, name: str) -> _Found | None:
+        """What is known of the child of this name; None where there is none."""
+        child = _child(self.module, name)
         if child is None:
             return None
-        if _is_user_class(module):
-            value = _only(_resolve_all(_attribute(type(module), name)), child)
-            if value is None and isinstance(module, nn.Sequential):
-                given = _super_call(type(module))
-                value = given and _item(given, None, name, child, len(module))
-            site = None if value is None else Site(value.file, value.line)
+        if _is_user_class(self.module):
+            value = _only(_resolve_all(_attribute(type(self.module), name)), child)
+            if value is None and isinstance(self.module, nn.Sequential):
+                value = None if self._handed_up is None else self._handed_up.item(name, child)
             target = None if value is None else value.own_attribute(name)
-            hidden = False
-        elif isinstance(module, (*_CONTAINERS, list, tuple, dict)) and not hidden:
-            found = None if value is None else _item(value, target, name, child, len(module))
-            value, target = found, None
-            site = None if value is None else Site(value.file, value.line)
-        else:
-            value, target, hidden = None, None, True
-        module = child
-    return site
+            return _Found(child, _site(value), value, target)
+        if isinstance(self.module, (*_CONTAINERS, list, tuple, dict)) and not self.hidden:
+            value = None if self._items is None else self._items.item(name, child)
+            return _Found(child, _site(value), value)
+        return _Found(child, self.site, None, hidden=True)
+
+    @cached_property
+    def _items(self) -> _Items | None:
+        if self.value is None:
+            return None
+        return _Items(self.value, self.target, len(self.module))
+
+    @cached_property
+    def _handed_up(self) -> _Items | None:
+        """What a user's subclass of a container hands to its ``super().__init__``."""
+        given = _super_call(type(self.module))
+        return None if given is None else _Items(given, None, len(self.module))
+
+
+def _site(value: Value | None) -> Site | None:
+    return None if value is None else Site(value.file, value.line)
 
 
 def _child(module: Any, name: str) -> Any:
@@ -176,30 +228,39 @@ def _tail(function: ast.expr) -> str | None:
     return function.id if isinstance(function, ast.Name) else None
 
 
-def _item(
-    value: Value, target: ast.expr | None, name: str, child: Any, length: int
-) -> Value | None:
-    """The expression of one item of a container of ``length`` items that ``value`` builds."""
-    named = _named_items(value)
-    if named:
-        found = [item for key, item in named if key == name]
-        return _only(_resolve_all(found), child)
-    if not name.isdigit():
-        return None
-    items, index = list(_items(value)), int(name)
-    if target is not None:
-        items += added_values(value, target)
-    loops = [position for position, item in enumerate(items) if item.several]
-    if not loops:
-        candidates = items[index : index + 1] if len(items) == length else []
-    elif index < loops[0]:
-        candidates = [items[index]]
-    elif length - index < len(items) - loops[-1]:
-        # behind the last loop positions are known from the end
-        candidates = [items[index - length]]
-    else:
-        candidates = items[loops[0] : loops[-1] + 1]
-    return _only(_resolve_all(candidates), child)
+class _Items:
+    """The expressions of the items of a container of ``length`` items that ``value`` builds."""
+
+    def __init__(self, value: Value, target: ast.expr | None, length: int) -> None:
+        self._length = length
+        self._named: dict[Any, list[Value]] = {}
+        for key, item in _named_items(value):
+            self._named.setdefault(key, []).append(item)
+        self._listed = list(_items(value))
+        if target is not None:
+            self._listed += added_values(value, target)
+        loops = [position for position, item in enumerate(self._listed) if item.several]
+        self._first, self._last = (loops[0], loops[-1]) if loops else (None, -1)
+        self._between: list[Value] | None = None
+
+    def item(self, name: str, child: Any) -> Value | None:
+        """The one expression that can have built the item of this name."""
+        if self._named:
+            return _only(_resolve_all(self._named.get(name, [])), child)
+        return _only(self._candidates(int(name)), child) if name.isdigit() else None
+
+    def _candidates(self, index: int) -> list[Value]:
+        items = self._listed
+        if self._first is None:
+            return _resolve_all(items[index : index + 1]) if len(items) == self._length else []
+        if index < self._first:
+            return _resolve_all([items[index]])
+        if self._length - index < len(items) - self._last:
+            # behind the last loop positions are known from the end
+            return _resolve_all([items[index - self._length]])
+        if self._between is None:
+            self._between = _resolve_all(items[self._first : self._last + 1])
+        return self._between
 
 
 def _items(value: Value) -> Iterator[Value]:
@@ -277,7 +338,8 @@ def _fits(call: Value, root: nn.Module) -> bool | None:
         return [key for key, _ in pairs] == [name for name, _ in root.named_children()]
     if any(item.several for item in items):
         ends = [end.node for item in items for end in _resolve(item, _DEPTH)]
-        named = all(any(_names_class(end, type(child)) for end in ends) for child in children)
+        kinds = {type(child) for child in children}
+        named = all(any(_names_class(end, kind) for end in ends) for kind in kinds)
         return None if named else False
     if len(items) != len(children):
         return False
