@@ -17,7 +17,7 @@ import gradscope
 from gradscope.observe.model.construction import built_at, search_below, source_record
 from gradscope.observe.model.entries import entries
 from gradscope.observe.model.optimizer_facts import facts_of, signature_of
-from gradscope.observe.model.tables import module_record, parameter_record
+from gradscope.observe.model.tables import initial_statistics, module_record, parameter_record
 from gradscope.observe.model.unseen import unseen_inside
 from gradscope.observe.naming import Place, Registry, Tree, unwrap
 from gradscope.recording.facts import SCHEMA_VERSION
@@ -98,13 +98,7 @@ class Inventory:
             for identity, module in self.modules.living()
             if (place := self._tree.modules.get(identity)) is not None
         ]
-        parameters = [
-            self._parameter(identity, parameter, step)
-            for identity, parameter in self.parameters.living()
-            if identity in self._tree.parameters
-            or identity in self._loose
-            or (identity in self._membership and not is_lazy(parameter))
-        ]
+        parameters = self._parameter_records(step)
         files = dict.fromkeys(module["file"] for module in modules if module["file"])
         sources = self.sources_of(files)
         return self.changed("module", modules), self.changed("parameter", parameters), sources
@@ -136,26 +130,33 @@ class Inventory:
                 new.append(merged)
         return new
 
-    def _parameter(self, identity: int, parameter: Tensor, step: int) -> Record:
-        membership = self._membership.get(identity, (-1, -1))
-        place = self._tree.parameters.get(identity)
-        if place is None:
-            path = self._loose.get(identity) or (
-                f"optimizer{membership[0]}.param_groups.{membership[1]}.{identity}"
-            )
-            place = Place(identity, -1, path, registered=False)
-        old = self._written.get(("parameter", identity))
-        if old is not None:
-            # statistics are those before the first step: they are not read again
-            return {
-                **old,
-                "requires_grad": parameter.requires_grad,
-                "aliases": place.aliases,
-                "optimizer": membership[0],
-                "group": membership[1],
-                "step": step,
-            }
-        return parameter_record(parameter, place, membership, step)
+    def _parameter_records(self, step: int) -> list[Record]:
+        records, unread = [], []
+        for identity, parameter in self.parameters.living():
+            loose = identity in self._loose
+            held = identity in self._membership and not is_lazy(parameter)
+            if not (identity in self._tree.parameters or loose or held):
+                continue
+            membership = self._membership.get(identity, (-1, -1))
+            place = self._tree.parameters.get(identity)
+            if place is None:
+                path = self._loose.get(identity) or (
+                    f"optimizer{membership[0]}.param_groups.{membership[1]}.{identity}"
+                )
+                place = Place(identity, -1, path, registered=False)
+            record = parameter_record(parameter, place, membership, step)
+            old = self._written.get(("parameter", identity))
+            if old is None:
+                unread.append((record, parameter))
+            else:
+                # what was true before the first step stays, and so does the path it had
+                changing = ("requires_grad", "aliases", "optimizer", "group", "step")
+                record = old | {key: record[key] for key in changing}
+            records.append(record)
+        statistics = initial_statistics([parameter for _, parameter in unread])
+        for (record, _), read in zip(unread, statistics, strict=True):
+            record.update(read)
+        return records
 
     def _trained(self, root: int) -> bool | None:
         if self._tree.modules[root].root != root:

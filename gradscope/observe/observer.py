@@ -211,7 +211,7 @@ class Observer:
         self._inventory.add(models, labels)
         self._inventory.add_loose(loose)
         for optimizer in optimizers:
-            self._adopt(optimizer)
+            self._learn(optimizer)
         self._refresh()
         facts = self._inventory.run_facts()
         for key in ("model", "device", "dtype", "optimizers"):
@@ -240,7 +240,7 @@ class Observer:
         self._given = None  # no optimizer, and with it no parameter, is held
         for optimizer in given:
             if optimizer is not None:
-                self._adopt(optimizer)
+                self._learn(optimizer)
         for function in private.compiled_functions():
             self._compiling(private.compile_target(function))
         self._refresh()
@@ -304,16 +304,22 @@ class Observer:
     # ------------------------------------------------------------------ structure
 
     def _adopt(self, optimizer: Any) -> None:
-        ordinal = self._clock.optimizers.ordinal(optimizer)
-        if self._inventory.adopt(optimizer, ordinal):
-            if self._forked:
-                self._forked = False
-                for key, value in self._told.items():
-                    self._writer.set(key, value)
-            built = built_at(optimizer)
-            if built is not None:
-                self._clock.event("optimizer-built", optimizer=ordinal, site=built[:2])
+        if self._learn(optimizer):
             self._refresh()
+
+    def _learn(self, optimizer: Any) -> bool:
+        """Learn of an optimizer; whether it, or what it holds, is new."""
+        ordinal = self._clock.optimizers.ordinal(optimizer)
+        if not self._inventory.adopt(optimizer, ordinal):
+            return False
+        if self._forked:
+            self._forked = False
+            for key, value in self._told.items():
+                self._writer.set(key, value)
+        built = built_at(optimizer)
+        if built is not None:
+            self._clock.event("optimizer-built", optimizer=ordinal, site=built[:2])
+        return True
 
     def _refresh(self) -> None:
         modules, parameters, sources = self._inventory.refresh(self._clock.step)

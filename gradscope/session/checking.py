@@ -29,7 +29,8 @@ from gradscope.running.target import parse
 from gradscope.running.training import Progress, train
 from gradscope.session import explaining
 from gradscope.session.glancing import Glance
-from gradscope.session.judging import judge, judging_facts, patterns, refuse_wrong_patterns
+from gradscope.session.judging import judge, refuse_wrong_patterns
+from gradscope.session.judging_settings import judging_facts, patterns
 from gradscope.session.trying import kept, silent, try_file
 from gradscope.session.trying_objects import Before, try_workload
 from gradscope.session.variables import variable_of

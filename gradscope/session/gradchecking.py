@@ -26,7 +26,8 @@ from gradscope.running.loading import Workload, load
 from gradscope.running.seeds import random_states_kept
 from gradscope.running.target import parse
 from gradscope.session.gradcheck_records import in_memory, on_disk, records_of, run_facts
-from gradscope.session.judging import judge, judging_facts, patterns, save
+from gradscope.session.judging import judge, save
+from gradscope.session.judging_settings import judging_facts, patterns
 from gradscope.session.variables import variable_of
 
 if TYPE_CHECKING:

@@ -24,28 +24,12 @@ from gradscope.report.formats import format_for, render
 from gradscope.report.page_assets import PLACES
 from gradscope.rules import RULES
 from gradscope.rules.registry import all_rules
+from gradscope.session.judging_settings import judging_facts, patterns
 
 
 def rules() -> tuple[type[Rule], ...]:
     """All rules that judge: gradscope's own and those of other packages."""
     return all_rules(RULES)
-
-
-def judging_facts(settings: config.Settings) -> dict[str, Any]:
-    """The settings that ``judge`` reads back from a recording, for its fact ``settings``.
-
-    The fingerprints of the baseline are kept, not its path: a run is judged again from its folder
-    alone.
-
-    Raises:
-        UsageError: the baseline cannot be read.
-    """
-    return {
-        "select": list(settings.select),
-        "ignore": list(settings.ignore),
-        "rules": dict(settings.rules),
-        "known": sorted(known_in(settings.baseline)) if settings.baseline else [],
-    }
 
 
 def judge(
@@ -174,8 +158,3 @@ def refuse_wrong_patterns(settings: config.Settings) -> None:
         ignore=settings.ignore,
         options=settings.rules,
     )
-
-
-def patterns(given: Iterable[str]) -> tuple[str, ...]:
-    """Patterns as a tuple; a single text is one pattern, not a row of letters."""
-    return (given,) if isinstance(given, str) else tuple(given)

@@ -163,7 +163,7 @@ class _Process:
             random.setstate(state)
 
     def _plan(self) -> Plan:
-        from gradscope.session.judging import judging_facts
+        from gradscope.session.judging_settings import judging_facts
         from gradscope.session.plan import Plan
 
         settings = {

@@ -107,7 +107,8 @@ def run(
         UsageError: an argument that cannot be used, or a script that is not there.
         RunFolderError: ``run_dir`` holds a recording already, and ``overwrite`` is not given.
     """
-    from gradscope.session.judging import from_folder, patterns, refuse_wrong_patterns
+    from gradscope.session.judging import from_folder, refuse_wrong_patterns
+    from gradscope.session.judging_settings import patterns
 
     flags = {
         "select": patterns(select), "ignore": patterns(ignore), "fail_on": fail_on,

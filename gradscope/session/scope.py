@@ -10,25 +10,24 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from gradscope.advise.trials import Limits
-from gradscope.diagnose.diagnosis import Diagnosis
-from gradscope.diagnose.finding import Finding, Origin
 from gradscope.errors import UsageError
 from gradscope.observe.experiment.kept_batches import KeptBatches
 from gradscope.observe.observer import Observer
-from gradscope.recording.load import load_run
-from gradscope.recording.reader import Recording
 from gradscope.recording.writer import Writer
-from gradscope.report.formats import render
-from gradscope.report.run_facts import run_facts
-from gradscope.rules.non_finite import origin_of
 from gradscope.running.failures import in_one_line
 from gradscope.running.seeds import random_states_kept
-from gradscope.session.judging import judge, save
+
+if TYPE_CHECKING:
+    from gradscope.diagnose.diagnosis import Diagnosis
+    from gradscope.diagnose.finding import Finding, Origin
+    from gradscope.recording.reader import Recording
+
+# What reads and judges a recording is imported by the methods that ask for it: pandas alone takes
+# some 75 MB, and a training that is only watched does without.
 
 _LIVING: list[Scope] = []
 
@@ -128,6 +127,9 @@ class Scope:
     @property
     def recording(self) -> Recording:
         """What was recorded, up to now while attached."""
+        from gradscope.recording.load import load_run
+        from gradscope.recording.reader import Recording
+
         if self.folder is None:
             limits = [{"key": "limits", "value": [self.off]}]
             return Recording({}, {"run": limits})
@@ -156,6 +158,8 @@ class Scope:
         Raises:
             Exception: what ``step_fn`` raises.
         """
+        from gradscope.rules.non_finite import origin_of
+
         if self._observer is None:
             return None
         record = self._observer.replay(step_fn)
@@ -177,12 +181,16 @@ class Scope:
         Returns:
             The path.
         """
+        from gradscope.session.judging import save
+
         with random_states_kept():
             return save(self._diagnosis(), path, assets=assets)
 
     @property
     def overhead(self) -> float | None:
         """Gradscope's own time as a share of the time of all steps; None before the first step."""
+        from gradscope.report.run_facts import run_facts
+
         return run_facts(self.recording).fraction
 
     def try_fixes(
@@ -211,6 +219,7 @@ class Scope:
         Returns:
             The findings, each with its fixes, those that helped first.
         """
+        from gradscope.advise.trials import Limits
         from gradscope.session.trying_objects import try_watched
 
         diagnosis = self._judged(trials=False)
@@ -244,6 +253,8 @@ class Scope:
         return next((m for m in (ref() for ref in self._models) if m is not None), None)
 
     def _judged(self, *, trials: bool = True) -> Diagnosis:
+        from gradscope.session.judging import judge
+
         # asked for in the middle of a training, it must not move the training's random states
         with random_states_kept():
             return judge(self.recording, trials=trials)
@@ -257,6 +268,8 @@ class Scope:
     def _repr_html_(self) -> str:
         if self.off:
             return f"<p>{html.escape(self.off)}</p>"
+        from gradscope.report.formats import render
+
         with random_states_kept():
             page = html.escape(render(self._diagnosis(), "html"))
         # a frame of its own: the page's styles and scripts stay out of the notebook

@@ -14,7 +14,7 @@ from gradscope.errors import UsageError
 from gradscope.observe.observer import Observer
 from gradscope.recording.folder import default_folder
 from gradscope.recording.writer import Writer
-from gradscope.session.judging import judging_facts, patterns, refuse_wrong_patterns
+from gradscope.session.judging_settings import judging_facts, patterns
 from gradscope.session.scope import Scope, end_scope_in, living_scope
 from gradscope.session.variables import variable_of
 
@@ -77,7 +77,11 @@ def watch(
     settings = config.settings().with_flags(select=asked["select"], ignore=asked["ignore"])
     if not settings.enabled:
         return Scope.switched_off("gradscope is switched off by GRADSCOPE=0: nothing is recorded")
-    refuse_wrong_patterns(settings)
+    if settings.select or settings.ignore or settings.rules or settings.baseline:
+        # what was set may be wrong; where nothing is, what judges is not imported yet
+        from gradscope.session.judging import refuse_wrong_patterns
+
+        refuse_wrong_patterns(settings)
     facts = judging_facts(settings)
     frame = sys._getframe(1)
     folder = default_folder(_script()) if run_dir is None else Path(run_dir)

@@ -240,7 +240,8 @@ class _Items:
         if target is not None:
             self._listed += added_values(value, target)
         loops = [position for position, item in enumerate(self._listed) if item.several]
-        self._first, self._last = (loops[0], loops[-1]) if loops else (None, -1)
+        self._first = loops[0] if loops else None
+        self._last = loops[-1] if loops else -1
         self._between: list[Value] | None = None
 
     def item(self, name: str, child: Any) -> Value | None:

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from gradscope.observe.naming import Place
 from gradscope.observe.reading.samples import plain
 from gradscope.observe.reading.slopes import module_kind
+from gradscope.observe.statistics import moments
 
 Site = tuple[str, int, str] | None
 
@@ -30,11 +31,7 @@ def module_record(
 ) -> dict[str, Any]:
     """The record of one module without what only a forward shows (order, calls)."""
     kind = module_kind(module)
-    settings = {
-        name: value
-        for name in _SETTINGS
-        if isinstance(value := getattr(module, name, None), (bool, int, float, str, tuple))
-    }
+    settings = _settings(module)
     parameters = dict(module._parameters.items())  # a TorchScript module's are no dict
     if "weight" in parameters:
         settings["bias"] = parameters.get("bias") is not None
@@ -65,11 +62,21 @@ def module_record(
     }
 
 
-@torch.no_grad()
+def _settings(module: nn.Module) -> dict[str, Any]:
+    # what a module lacks is an exception inside nn.Module.__getattr__: its __dict__ is much faster
+    scripted = isinstance(module, torch.jit.ScriptModule)
+    known = {n: getattr(module, n, None) for n in _SETTINGS} if scripted else vars(module)
+    return {
+        name: value
+        for name in _SETTINGS
+        if isinstance(value := known.get(name), (bool, int, float, str, tuple))
+    }
+
+
 def parameter_record(
     parameter: Tensor, place: Place, optimizer: tuple[int, int], step: int
 ) -> dict[str, Any]:
-    """The record of one parameter without what the graph shows (reached or not)."""
+    """The record of one parameter without its ``initial_statistics`` and what the graph shows."""
     shape = shape_of(parameter)
     fan_in, fan_out = fans(shape)
     return {
@@ -91,26 +98,42 @@ def parameter_record(
         "fan_out": fan_out,
         "reached": None,
         "step": step,
-        **initial_statistics(parameter),
+        **UNREAD,
     }
 
 
-def initial_statistics(parameter: Tensor) -> Mapping[str, Any]:
-    """Mean, spread and row equality of a parameter; None where it cannot be read."""
-    dense = plain(parameter) if parameter.layout is torch.strided else None
-    if dense is None or not dense.numel() or dense.is_meta:
-        return {"initial_mean": None, "initial_std": None, "equal_rows": None}
-    number = dense.dtype if dense.dtype == torch.float64 else torch.float32
-    mean = float(dense.mean(dtype=number))
-    # from two sums, not std(): it makes no copy of a half-precision tensor
-    square = float(torch.linalg.vector_norm(dense, dtype=number)) ** 2 / dense.numel()
-    std = math.sqrt(max(square - mean * mean, 0.0)) if math.isfinite(square) else math.nan
-    equal = None
-    if dense.dim() > 1 and dense.shape[0] > 1:
-        rows = dense.flatten(1)
-        # three rows tell a constant or mirrored initialisation from a random one
-        equal = bool((rows[1:3] == rows[:1]).all())
-    return {"initial_mean": mean, "initial_std": std, "equal_rows": equal}
+UNREAD: Mapping[str, Any] = {"initial_mean": None, "initial_std": None, "equal_rows": None}
+"""Initial statistics of a parameter that cannot be read."""
+
+
+@torch.no_grad()
+def initial_statistics(parameters: Sequence[Tensor]) -> list[Mapping[str, Any]]:
+    """Mean, spread and row equality of each parameter; ``UNREAD`` where it cannot be read."""
+    dense = [plain(p) if p.layout is torch.strided else None for p in parameters]
+    readable: dict[torch.device, list[tuple[int, Tensor]]] = {}
+    for index, tensor in enumerate(dense):
+        if tensor is not None and tensor.numel() and not tensor.is_meta:
+            readable.setdefault(tensor.device, []).append((index, tensor))
+    found = [UNREAD] * len(parameters)
+    for on_device in readable.values():
+        # from two sums, not std(): it would make a copy of a half-precision tensor
+        read = moments([tensor for _, tensor in on_device], exponents=False)
+        means, squares = read.sum / read.count, read.sum_sq / read.count
+        for (index, tensor), mean, square in zip(on_device, means, squares, strict=True):
+            std = math.sqrt(max(square - mean * mean, 0.0)) if math.isfinite(square) else math.nan
+            found[index] = {
+                "initial_mean": float(mean),
+                "initial_std": std,
+                "equal_rows": _equal_rows(tensor),
+            }
+    return found
+
+
+def _equal_rows(tensor: Tensor) -> bool | None:
+    """Whether the first rows, at most three, are alike: random weights have no two."""
+    if tensor.dim() < 2 or tensor.shape[0] < 2:
+        return None
+    return all(torch.equal(tensor[0], tensor[row]) for row in range(1, min(3, tensor.shape[0])))
 
 
 def shard_of(parameter: Tensor) -> dict[str, Any] | None:
