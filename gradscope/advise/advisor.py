@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gradscope.advise.fix import Change, Remedy, Treatment
+from gradscope.advise.fix import DIRECT, Change, Remedy, Treatment
 from gradscope.advise.fixes import FIXES
 from gradscope.advise.patch import apply_edits, unified_diff
 from gradscope.advise.source import Source
@@ -63,13 +63,14 @@ def _variants(
     remedy: Remedy, fix: Fix, finding: Finding, recording: Recording, source: Source
 ) -> tuple[Option, ...]:
     found = []
+    direct = remedy.rank(finding) == DIRECT
     for variant in remedy.variants(finding, recording, source):
         try:
             change = variant.change(finding, recording, source)
             treatment = variant.treatment(finding, recording, source)
         except Exception as error:
             return (Option(fix, Treatment(untried=f"the trial could not be made: {error!r}")),)
-        found.append(Option(_fix(remedy.name, fix.reason, change), treatment))
+        found.append(Option(_fix(remedy.name, fix.reason, change), treatment, direct))
     return tuple(found)
 
 

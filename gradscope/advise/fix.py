@@ -2,9 +2,9 @@
 
 A fix file holds one ``Remedy`` and stands in ``fixes.FIXES``. Its ``answers`` say which findings it
 is for, and how directly: a key is a rule's code (``GS101``) or code and kind
-(``GS101:activation-slope``), the value is the rank among the fixes of such a finding, 1 where the
-evidence points straight at it. A key with the finding's kind wins over the bare code; a finding
-without a matching key is not answered. Beside the rank ``applies`` looks at the run itself.
+(``GS101:activation-slope``), the value is the rank among the fixes of such a finding, ``DIRECT``
+where the evidence points straight at it. A key with the finding's kind wins over the bare code; a
+finding without a matching key is not answered. Beside the rank ``applies`` looks at the run itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from gradscope.recording.reader import Recording
 
 RETRAIN = "changes the model: train it again"
 """The cost of every fix that adds, removes or exchanges a layer."""
+
+DIRECT = 1
+"""The rank of a fix that removes the cause which the evidence points at."""
 
 
 class Edits:

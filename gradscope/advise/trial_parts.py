@@ -23,10 +23,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A fix, as one of its variants makes it, and how to try it."""
+    """A fix, as one of its variants makes it, and how to try it.
+
+    Attributes:
+        fix: the fix.
+        treatment: its change of a live training.
+        direct: whether it removes the cause that the finding names.
+    """
 
     fix: Fix
     treatment: Treatment
+    direct: bool = False
 
 
 Options = tuple[tuple[tuple[Option, ...], ...], ...]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 from gradscope.advise.arm import Arm, Start, read
 from gradscope.advise.fix import Treatment
+from gradscope.advise.ranking import Helped, ranked
 from gradscope.advise.trial_parts import (
     Limits,
     Option,
@@ -32,6 +33,7 @@ from gradscope.advise.verdict import (
     effect,
     fails,
     judge,
+    learnt,
     measure_of,
     separated,
 )
@@ -56,6 +58,8 @@ FINALISTS = 2
 PATIENCE = 4.0
 """A changed training may take so many times the control's time, and no less than LEAST seconds."""
 LEAST = 10.0
+_ORDER = ("not-tried", "no-effect", "hurt", "failed")
+"""What follows the fixes that helped."""
 _PROOF = ("GS104", "GS201", "GS403", "GS501", "GS506")
 """Codes whose certain findings prove a failing control: a parameter that never moves, a NaN, a
 gradient that is none."""
@@ -252,8 +256,7 @@ class Trials:
             own = [c for c in self._best_variants(number) if c in tried and self._passes(c)]
             if own and not self._failing(number):
                 continue
-            own.sort(key=self._score)
-            chosen += [(c, place < FINALISTS) for place, c in enumerate(own)]
+            chosen += [(c, place < FINALISTS) for place, c in enumerate(self._ranked(own))]
         return sorted(chosen, key=lambda pair: (not pair[1], self._score(pair[0])))
 
     def _failing(self, number: int) -> bool:
@@ -293,6 +296,20 @@ class Trials:
         left = [effect(t, c, measure, yardstick) for c, t in zip(controls, treated, strict=True)]
         return max(left, default=math.inf) * NEAR**candidate.rank
 
+    def _ranked(self, helped: Sequence[_Candidate]) -> list[_Candidate]:
+        """Candidates of one finding that did better than the control, the best in front."""
+        return [helped[at] for at in ranked([self._helped(candidate) for candidate in helped])]
+
+    def _helped(self, candidate: _Candidate) -> Helped:
+        controls, treated, measure, yardstick = self._arms(candidate)
+        pairs = zip(treated, controls, strict=True)
+        return Helped(
+            direct=candidate.option.direct,
+            score=self._score(candidate),
+            learnt=min(learnt(run, control, measure, yardstick) for run, control in pairs),
+            fails=any(fails(run, measure, yardstick) for run in treated),
+        )
+
     def _best_variants(self, number: int) -> list[_Candidate]:
         """The best variant of each fix of a finding, by what was tried."""
         best: dict[int, _Candidate] = {}
@@ -308,15 +325,25 @@ class Trials:
         return (-len(candidate.runs), self._score(candidate) if candidate.runs else math.inf)
 
     def _with_trials(self, number: int, finding: Finding) -> Finding:
-        found = []
-        for candidate in self._best_variants(number):
-            trial = self._trial(candidate)
-            score = self._score(candidate) if candidate.runs else math.inf
-            order = ("helped", "not-tried", "no-effect", "hurt", "failed").index(trial.status)
-            place = score if trial.status == "helped" else candidate.rank
-            found.append((order, place, replace(candidate.option.fix, trial=trial)))
-        found.sort(key=lambda item: item[:2])
-        return finding.with_fixes(tuple(fix for _, _, fix in found))
+        trials = [(c, self._trial(c)) for c in self._best_variants(number)]
+        helped = self._ranked([c for c, trial in trials if trial.status == "helped"])
+        others = [(c, trial) for c, trial in trials if trial.status != "helped"]
+        others.sort(key=lambda pair: (_ORDER.index(pair[1].status), pair[0].rank))
+        ordered = [*self._first_said(helped), *others]
+        return finding.with_fixes(tuple(replace(c.option.fix, trial=trial) for c, trial in ordered))
+
+    def _first_said(self, helped: list[_Candidate]) -> list[tuple[_Candidate, Trial]]:
+        """The fixes that helped with their trials; where the first is not the best, why."""
+        found = [(candidate, self._trial(candidate)) for candidate in helped]
+        best = min(helped, key=self._score, default=None)
+        if best is None or best is helped[0]:
+            return found
+        first, trial = found[0]
+        reason = (
+            f"{trial.reason}; it goes before {best.option.fix.name}, which ends lower, because it "
+            "removes the cause itself: with it the training no longer fails"
+        )
+        return [(first, replace(trial, reason=reason)), *found[1:]]
 
     def _trial(self, candidate: _Candidate) -> Trial:
         if candidate.untried or not candidate.runs:
@@ -334,7 +361,7 @@ class Trials:
         for number, finding in enumerate(self._diagnosis.findings):
             helped = [c for c in self._best_variants(number) if self._trial(c).status == "helped"]
             if helped:
-                chosen.append((finding.code, min(helped, key=self._score)))
+                chosen.append((finding.code, self._ranked(helped)[0]))
         if not chosen:
             return None
         changes = tuple(dict.fromkeys(i for _, c in chosen for i in c.interventions))

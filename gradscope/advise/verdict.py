@@ -179,3 +179,11 @@ def effect(run: Run, control: Run, measure: Measure, yardstick: Yardstick) -> fl
     if not math.isfinite(end):
         return math.inf
     return end / start if math.isfinite(start) and start > 0 else end
+
+
+def learnt(run: Run, control: Run, measure: Measure, yardstick: Yardstick) -> float:
+    """Share of the start that is gone at the end; NaN where the start is no measure."""
+    start = yardstick.start(control, measure)
+    if not math.isfinite(start) or start <= 0:
+        return math.nan
+    return 1 - tail(run, measure, yardstick.steps) / start

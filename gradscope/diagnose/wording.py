@@ -37,9 +37,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def count(amount: int, noun: str) -> str:
-    """``1 layer``, ``12 layers``, ``1,600 steps``."""
-    return f"{amount:,} {noun}" + ("" if amount == 1 else "s")
+def count(amount: int, noun: str, plural: str = "") -> str:
+    """``1 layer``, ``12 layers``, ``1,600 steps``; ``plural`` where an s does not make it."""
+    return f"{amount:,} {noun if amount == 1 else plural or noun + 's'}"
 
 
 def code(name: str) -> str:

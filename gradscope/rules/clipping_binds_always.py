@@ -11,6 +11,7 @@ import numpy as np
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Evidence, Finding
+from gradscope.diagnose.held import Held, farthest, passed
 from gradscope.diagnose.learning import Learning, gate
 from gradscope.diagnose.locate import site_location
 from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
@@ -109,8 +110,7 @@ class ClippingBindsAlways(Rule):
             f"{number(clipping.excess)}"
         )
         if clipping.share < options.share or clipping.excess < options.factor:
-            margin = options.factor / clipping.excess if clipping.excess > 0 else math.inf
-            return Passed(margin if 1 < margin < math.inf else None, said)
+            return _passed(options, clipping, said)
         if not _matters(recording, clipping):
             return Passed(None, f"{said}, but the optimizer divides such a factor away")
         learning = gate(recording)
@@ -127,6 +127,21 @@ class ClippingBindsAlways(Rule):
                 f"{said}, but the parameters move by {number(ratio)} of their size a step",
             )
         return Findings((_finding(clipping, ratio, learning, options),))
+
+
+def _passed(options: Options, clipping: _Clipping, said: str) -> Passed:
+    # always, and far down: a finding needs both. What never happens is at no distance from a limit
+    often = Held(
+        options.share / clipping.share if clipping.share > 0 else math.nan,
+        f"the clip cut {percent(clipping.share)} of the steps, the limit is "
+        f"{percent(options.share)}",
+    )
+    far = Held(
+        options.factor / clipping.excess if clipping.excess > 0 else math.nan,
+        f"{said}, the limit is {number(options.factor)}",
+    )
+    decides = farthest((often, far))
+    return passed(decides) if decides.said else Passed(None, said)
 
 
 def _clipping(recording: Recording) -> _Clipping | None:

@@ -17,6 +17,7 @@ from gradscope.diagnose.rule import (
     Undecided,
 )
 from gradscope.diagnose.trained import ParameterState, parameter_states
+from gradscope.diagnose.unit_owner import unit_owner
 from gradscope.diagnose.unit_window import (
     UnitWindow,
     functional_activations,
@@ -85,7 +86,8 @@ class DeadUnits(Rule):
         dead = [w for w in ready if w.dead_share >= options.note_share]
         worst = max(ready, key=lambda w: w.dead_share)
         measured = (
-            f"at most {percent(worst.dead_share)} of a layer's units are dead ({_name(worst)})"
+            f"at most {percent(worst.dead_share)} of a layer's units are dead "
+            f"({code(_name(recording, worst))})"
         )
         if not dead:
             margin = options.note_share / worst.dead_share if worst.dead else None
@@ -105,8 +107,10 @@ def _enough(window: UnitWindow, options: Options) -> bool:
     return window.batches >= options.batches and window.positions >= options.positions
 
 
-def _name(window: UnitWindow) -> str:
-    return f"before {code(window.module)}" if window.functional else code(window.module)
+def _name(recording: Recording, window: UnitWindow) -> str:
+    """The activation, or where it is a function the layer whose units it shows."""
+    owner = unit_owner(recording, window.module_id) if window.functional else None
+    return window.module if owner is None else owner
 
 
 def _finding(
@@ -117,7 +121,8 @@ def _finding(
     cause = (severe or dead)[0]
     limit = options.warning_share if severe else options.note_share
     states = parameter_states(recording)
-    feeder = _feeder(recording, cause, states)
+    owner = unit_owner(recording, cause.module_id)
+    feeder = [state for state in states if state.module == owner]
     module = (feeder[0].module if feeder else cause.module) if cause.functional else cause.module
     kind = "initialization" if cause.since_start else "learning-rate"
     if severe and _is_last(recording, cause):
@@ -131,7 +136,7 @@ def _finding(
         name=DeadUnits.name,
         severity=severity,
         confidence=confidence,
-        summary=_summary(cause, kind, dead),
+        summary=_summary(recording, cause, kind, dead),
         modules=(module,),
         parameters=tuple(s.name for s in feeder),
         also=tuple(name for name in names if name != module),
@@ -158,40 +163,27 @@ def _finding(
     )
 
 
-def _feeder(
-    recording: Recording, window: UnitWindow, states: tuple[ParameterState, ...]
-) -> list[ParameterState]:
-    """Parameters of the weight layer whose result the activation gets: the one called before it."""
-    order = recording.modules["order"].get(window.module_id)
-    before = [s for s in states if s.order is not None and s.matrix and order is not None]
-    before = [s for s in before if s.order is not None and s.order < order]
-    if not before:
-        return []
-    nearest = max(s.order for s in before if s.order is not None)
-    owner = next(s.module for s in before if s.order == nearest)
-    return [s for s in states if s.module == owner]
-
-
 def _is_last(recording: Recording, window: UnitWindow) -> bool:
     orders = recording.modules["order"].dropna()
     own = recording.modules["order"].get(window.module_id)
     return not window.functional and len(orders) > 0 and own == orders.max()
 
 
-def _summary(cause: UnitWindow, kind: str, dead: list[UnitWindow]) -> str:
-    share = f"{cause.dead} of {cause.units} units ({percent(cause.dead_share)}) {_at(cause)}"
-    since = "were dead at the first step and still are" if cause.since_start else "died in training"
-    more = f"; so are most of {count(len(dead) - 1, 'further layer')}" if len(dead) > 1 else ""
-    last = ", and it is the output" if kind == "output" else ""
-    return f"{share} {since}: never active in {cause.batches} batches{last}{more}."
-
-
-def _at(cause: UnitWindow) -> str:
-    return (
-        f"of the activation before {code(cause.module)}"
-        if cause.functional
-        else f"of {code(cause.module)}"
-    )
+def _summary(recording: Recording, cause: UnitWindow, kind: str, dead: list[UnitWindow]) -> str:
+    who = f"{cause.dead} of {cause.units} units ({percent(cause.dead_share)})"
+    if cause.dead == cause.units:
+        who = "The only unit" if cause.units == 1 else f"All {cause.units:,} units"
+    of = f"{who} of {code(_name(recording, cause))}{', the output,' if kind == 'output' else ''}"
+    one = cause.dead == cause.units == 1
+    names = dict.fromkeys(_name(recording, window) for window in dead if window is not cause)
+    others = f"most units of {listing(list(names))}" if names else ""
+    batches = f"{count(cause.batches, 'batch', 'batches')} switched {'it' if one else 'them'} on"
+    if cause.since_start:
+        more = f", and so are {others}" if names else ""
+        state = f"{'is' if one else 'are'} dead from the first step on"
+        return f"{of} {state}{more}: no input in {batches}."
+    more = f", and so did {others}" if names else ""
+    return f"{of} died in training{more}: no input in the last {batches}."
 
 
 def _causes(kind: str, feeder: list[ParameterState]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from gradscope.diagnose.finding import Confidence, Evidence, Finding, Severity
 from gradscope.diagnose.flow import DepthProfile, depth_profile
 from gradscope.diagnose.gains import trained_roots
 from gradscope.diagnose.growth import RunUp, run_up
+from gradscope.diagnose.held import UNKNOWN, Held, nearest, passed
 from gradscope.diagnose.learning import DIVERGED, Learning, gate
 from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.precedence import FIRST_NONFINITE
@@ -75,7 +76,7 @@ class ExplodingGradient(Rule):
                 return Undecided(
                     "neither the gradient's norm nor modules were recorded on two steps"
                 )
-            return _passed(options, math.nan if start is None else start.growth, run)
+            return _passed(options, start, run)
         if overflow:
             kind = "learning-rate" if by_steps and not by_depth else "initialization"
             return Findings((_finding(recording, options, run, start, learning, kind),))
@@ -109,24 +110,33 @@ def _grows_over_steps(options: Options, run: RunUp) -> bool:
     return run.norm_growth > options.norm and run.loss_growth > options.loss
 
 
-def _passed(options: Options, depth: float, run: RunUp) -> Passed:
-    margins = []
-    if math.isfinite(depth):
-        margins.append(10 ** (options.depth_decades - depth))
-    over_run = [
-        limit / growth
-        for limit, growth in ((options.norm, run.norm_growth), (options.loss, run.loss_growth))
-        if growth > 0
-    ]
-    # both must be passed, so the one that is farther away counts
-    margins += [max(over_run)] if over_run else []
-    over_depth = number(10**depth) if math.isfinite(depth) else "not known"
-    norm = factor(run.norm_growth) if run.norm_growth > 0 else "not known"
-    return Passed(
-        max(1.0, min(margins, default=1.0)),
-        f"growth over depth {over_depth}, limit {number(10**options.depth_decades)}; growth of the "
-        f"gradient's norm over the run {norm}, limit {factor(options.norm)} while the loss rises",
-    )
+def _passed(options: Options, start: DepthProfile | None, run: RunUp) -> Passed:
+    sides = [_over_run(options, run)]
+    if start is not None:
+        for what, grown, limit in (
+            ("gradient comes to {} its size at the output", start.growth, options.depth_decades),
+            ("outputs come to {} their first size", start.forward_growth, options.forward_decades),
+        ):
+            size = what.format(factor(10**grown))
+            said = f"over the depth the {size}, the limit is {factor(10**limit)}"
+            sides.append(Held(10 ** (limit - grown), said) if math.isfinite(grown) else UNKNOWN)
+    near = nearest(sides)
+    return passed(near, "; ".join(x.said for x in sides if x != near and x.said))
+
+
+def _over_run(options: Options, run: RunUp) -> Held:
+    """Growth of the norm is a fault only where the loss grows with it: one of them must not."""
+    norm, loss = (g if g > 0 else math.nan for g in (run.norm_growth, run.loss_growth))
+    if math.isnan(norm):
+        return UNKNOWN
+    grown = f"over the run the gradient's norm comes to {factor(norm)} its first size"
+    by_norm = Held(options.norm / norm, f"{grown}, the limit is {factor(options.norm)}")
+    if norm <= options.norm:
+        return by_norm
+    if math.isnan(loss):
+        return Held(math.nan, f"{grown}, but nothing says that the loss grows with it")
+    limit = f"the limit is {factor(options.loss)}"
+    return Held(options.loss / loss, f"{grown}, but the loss only to {factor(loss)}, {limit}")
 
 
 def _finding(
@@ -203,12 +213,12 @@ def _recurrent(recording: Recording, module: str) -> bool:
 def _summary(kind: str, module: str, run: RunUp, start: DepthProfile | None) -> str:
     end = "" if run.nonfinite is None else f", until it is no longer finite at step {run.nonfinite}"
     if kind == "initialization" and start is not None:
-        where = f"from {code(module)} on, at the initial weights"
+        where = f"explodes over the depth from {code(module)} on: at the initial weights"
         if start.forward_growth > max(start.growth, 0):
-            grown = f"outputs grow {factor(10**start.forward_growth)}"
-        else:
-            grown = f"the gradient grows {factor(10**start.growth)} toward the input"
-        return f"The signal explodes over the depth {where}: {grown}{end}."
+            grown = f"the layers' outputs grow {factor(10**start.forward_growth)}"
+            return f"The signal {where} {grown}{end}."
+        grown = f"its norm at the layers' outputs grows {factor(10**start.growth)} toward the input"
+        return f"The gradient {where} {grown}{end}."
     at = f", most in {code(module)}" if module else ""
     through = " through time" if kind == "through-time" else ""
     if run.norm_growth > 1:
@@ -253,8 +263,8 @@ def _evidence(
     rows = []
     if start is not None:
         rows += [
-            Evidence("gradient's growth toward the input at the start", start.growth, "decades",
-                     options.depth_decades),
+            Evidence("gradient's growth toward the input at the start, at the layers' outputs",
+                     start.growth, "decades", options.depth_decades),
             Evidence("outputs' growth over the depth at the start", start.forward_growth, "decades",
                      options.forward_decades),
         ]  # fmt: skip

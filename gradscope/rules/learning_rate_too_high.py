@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Evidence, Finding, Severity
+from gradscope.diagnose.held import Held, passed
 from gradscope.diagnose.learning import DIVERGED, Learning, gate, loss_curve
 from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.movement import Movement, movement, rates
@@ -69,8 +70,11 @@ class LearningRateTooHigh(Rule):
             f"is {number(options.distance)}"
         )
         if moved.farthest <= options.distance or not signs(options, moved, learning):
+            if moved.farthest > options.distance:
+                return Passed(None, f"{way}, but nothing says that a step was too large")
+            # weights that stayed where they were are not a number of times inside
             margin = options.distance / moved.farthest if moved.farthest > 0 else math.nan
-            return Passed(margin if margin >= 1 else None, way)
+            return passed(Held(margin, way))
         if learning.state == "learning":
             return Passed(None, f"{way}, but it trains: {learning.reason}")
         if not learning.harmed:

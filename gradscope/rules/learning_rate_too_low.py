@@ -9,6 +9,7 @@ import numpy as np
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Evidence, Finding
+from gradscope.diagnose.held import Held, farthest, passed
 from gradscope.diagnose.learning import EXCESS, Learning, gate, loss_curve
 from gradscope.diagnose.movement import Floats, Movement, movement, rates
 from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
@@ -75,9 +76,7 @@ class LearningRateTooLow(Rule):
             f"the limit is {number(options.distance)}"
         )
         if not kind:
-            margins = [options.aligned / moved.aligned if moved.aligned > 0 else 1.0]
-            margins += [moved.distance / options.distance] if moved.distance > 0 else []
-            return Passed(max(margins) if max(margins) >= 1 else None, measured)
+            return _passed(options, moved)
         if learning.state == "learning" and not _crawls(recording, learning, kind):
             return Passed(None, f"{measured}, but it trains: {learning.reason}")
         if learning.state in ("early", "unknown"):
@@ -85,6 +84,22 @@ class LearningRateTooLow(Rule):
         if learning.state == "diverged":
             return Passed(None, f"the loss rises, which small steps do not do: {learning.reason}")
         return Findings((_finding(recording, options, moved, learning, rate, kind),))
+
+
+def _passed(options: Options, moved: Movement) -> Passed:
+    went = f"the weights went {number(moved.distance)} of their size"
+    agree = f"ten gradients agree to {number(moved.aligned)}"
+    far = Held(
+        moved.distance / options.distance,
+        f"{went}: more than the {number(options.distance)} below which they have hardly moved",
+    )
+    # steps are too small where the gradient keeps its direction and the weights hardly moved
+    turned = Held(
+        options.aligned / moved.aligned if moved.aligned > 0 else math.nan,
+        f"{agree}: less than the {number(options.aligned)} from which they show one way",
+    )
+    decides = farthest((far, turned))
+    return passed(decides, agree if decides is far else went)
 
 
 def _crawls(recording: Recording, learning: Learning, kind: str) -> bool:

@@ -6,9 +6,10 @@ import math
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Evidence, Finding
+from gradscope.diagnose.held import Held, passed
 from gradscope.diagnose.learning import DIVERGED, STUCK, Learning, gate, loss_curve
 from gradscope.diagnose.locate import site_location
-from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
+from gradscope.diagnose.rule import Findings, Need, Outcome, Rule, Undecided
 from gradscope.diagnose.verdict import judged
 from gradscope.diagnose.wording import count, number, percent
 from gradscope.recording.reader import Recording
@@ -33,7 +34,8 @@ class LossNotDecreasing(Rule):
             return Undecided(learning.reason)
         if learning.state in ("learning", "slow", "weak"):
             margin = STUCK / learning.excess if learning.excess > 0 else math.nan
-            return Passed(margin if margin > 1 else None, learning.reason)
+            limit = f"the limit is {percent(STUCK)}"
+            return passed(Held(margin, learning.reason), limit if margin >= 1 else "")
         return Findings((_finding(recording, learning),))
 
 

@@ -129,17 +129,23 @@ def _severity(probe: bool, share: float, learning: Learning) -> Severity:
 
 
 def _summary(kind: str, outside: list[ParameterState], modules: tuple[str, ...]) -> str:
+    one = len(outside) == 1
     who = listing(modules) if modules else listing([s.name for s in outside])
     amount = count(len(outside), "parameter")
-    verb = "gets a gradient but is" if len(outside) == 1 else "get gradients but are"
+    if kind == "replaced":
+        was = "was" if len(modules or outside) == 1 else "were"
+        return (
+            f"{who} {was} replaced after the optimizer was built: it still holds the old "
+            f"parameters, and the {amount} that came instead never "
+            f"{'changes' if one else 'change'}."
+        )
+    verb = "gets a gradient but is" if one else "get gradients but are"
     if kind == "unregistered":
         return (
             f"{amount} of {who} {verb} in no optimizer: the model keeps them in a plain list or "
             f"dict, so that parameters() does not find them."
         )
-    if kind == "replaced":
-        return f"{amount} of {who} {verb} in no optimizer: it holds the ones they replaced."
-    end = "it never changes" if len(outside) == 1 else "they never change"
+    end = "it never changes" if one else "they never change"
     return f"{amount} of {who} {verb} in no optimizer, so {end}."
 
 

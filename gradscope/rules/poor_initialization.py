@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Evidence, Finding
+from gradscope.diagnose.held import Held, nearest, passed
 from gradscope.diagnose.learning import Learning, gate
 from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.rule import Findings, Need, NotApplicable, Outcome, Passed, Rule, Undecided
@@ -104,12 +105,16 @@ def _measured(layers: Sequence[StartingLayer]) -> str:
 
 
 def _passed(options: Options, layers: Sequence[StartingLayer]) -> Passed:
-    scales = [x.scale for x in layers if x.scale > 0]
-    margin = options.large / max(scales) if scales else math.nan
-    return Passed(
-        margin if margin >= 1 else None,
-        f"{_measured(layers)}; the limits are {number(options.small)} and {number(options.large)}",
-    )
+    scales = sorted(x.scale for x in layers if x.scale > 0)
+    said = f"{_measured(layers)}; the limits are {number(options.small)} and "
+    said += f"{number(options.large)}"
+    if not scales:
+        return Passed(None, said)
+    # small weights count from the layer on with which they are in the majority
+    most = int(options.most * len(layers))
+    sides = [Held(options.large / scales[-1], said)]
+    sides += [Held(scales[most] / options.small, said)] if most < len(scales) else []
+    return passed(nearest(sides))
 
 
 def _finding(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradscope.diagnose import windows
 from gradscope.diagnose.entering import EnteringTensor, TargetScale, entering, target_scale
 from gradscope.diagnose.finding import Confidence, Evidence, Finding, Severity
 from gradscope.diagnose.growth import run_up
+from gradscope.diagnose.held import Held, nearest, passed
 from gradscope.diagnose.learning import EARLY_EXCESS, Learning, gate
 from gradscope.diagnose.locate import location_of, site_location
 from gradscope.diagnose.movement import Movement, movement
@@ -124,13 +125,37 @@ def _thrown(recording: Recording, options: Options, moved: Movement, learning: L
 def _passed(
     options: Options, inputs: tuple[EnteringTensor, ...], target: TargetScale | None
 ) -> Passed:
-    margins = [options.large / x.rms for x in inputs if x.rms > 0]
-    margins += [options.target / target.rms] if target is not None and target.rms > 0 else []
-    return Passed(
-        max(1.0, min(margins, default=1.0)),
-        f"{_measured(inputs, target)}; the limits are {number(options.small)} and "
-        f"{number(options.large)} for inputs, {number(options.target)} for targets",
+    limits = [held for tensor in inputs for held in _held(options, tensor)]
+    if target is not None and target.rms > 0:
+        said = f"the targets have an RMS of {number(target.rms)}, the limit is "
+        limits.append(Held(options.target / target.rms, f"{said}{number(options.target)}"))
+    near = nearest(limits)
+    return passed(replace(near, said=near.said or _measured(inputs, target)))
+
+
+def _held(options: Options, tensor: EnteringTensor) -> list[Held]:
+    """How far an input is from being large, small or off centre."""
+    name = f"input {tensor.position} of {code(tensor.root)}"
+    scale = f"{name} has an RMS of {number(tensor.rms)}; the limits are {number(options.small)} "
+    scale += f"and {number(options.large)}"
+    found = []
+    if tensor.rms > 0:
+        found.append(Held(options.large / tensor.rms, scale))
+        # small only where the largest value is small, too
+        small = max(tensor.rms / options.small, tensor.max_abs / options.small_max)
+        found.append(Held(small, scale))
+    offsets = [tensor.offset]
+    if tensor.std > 0:
+        offsets.append(abs(tensor.mean) / tensor.std)
+    offset = max((x for x in offsets if x > 0), default=math.nan)
+    found.append(
+        Held(
+            options.offset / offset,
+            f"the mean of {name} is {number(offset)} standard deviations from 0, the limit is "
+            f"{number(options.offset)}",
+        )
     )
+    return found
 
 
 def _measured(inputs: tuple[EnteringTensor, ...], target: TargetScale | None) -> str:

@@ -47,6 +47,23 @@ def start(seed, depth=8):
     return Start(run, roots=(model,))
 
 
+def dead(seed):
+    """A layer whose biases keep all its units off; one that trains well without them."""
+    torch.manual_seed(1000 * seed)
+    model = Deep(nn.Linear(20, 32), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 5))
+    nn.init.constant_(model[1].bias, -8.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+
+    def run(steps):
+        for _ in range(steps):
+            x = torch.randn(64, 20)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), x[:, :5].argmax(1)).backward()
+            optimizer.step()
+
+    return Start(run, roots=(model,))
+
+
 def restless(seed):
     """Draws from the system: no two runs are alike."""
     made = start(seed)
@@ -95,18 +112,29 @@ class Shuffled(Intervention):
                 p.copy_(p.flatten()[torch.randperm(p.numel())].view_as(p))
 
 
+class ZeroBiases(Intervention):
+    """Removes the cause of ``dead``."""
+
+    def model(self, root):
+        self.applied = True
+        nn.init.zeros_(root[1].bias)
+
+
 NORMS = AddNorm("BatchNorm", [Place("Deep", str(i)) for i in range(0, 16, 2)])
 
 
-def tried(*changes, prepare=start, limits=LIMITS, finding=None, told=None):
-    """The fixes of one finding after their trials, by name, and the diagnosis."""
+def tried(*changes, prepare=start, limits=LIMITS, finding=None, told=None, direct=()):
+    """The fixes of one finding after their trials, by name, and the diagnosis.
+
+    ``direct`` are the positions of the changes that remove the cause.
+    """
     finding = finding or Finding("GS101", "vanishing-gradient", "critical", "strong", "sick")
     fixes, options = [], []
     for number, change in enumerate(changes):
         fix = Fix(f"fix-{number}", f"fix {number}", "because", None, "idea")
         fixes.append(fix)
         treatment = change if isinstance(change, Treatment) else Treatment((change,))
-        options.append((Option(fix, treatment),))
+        options.append((Option(fix, treatment, number in direct),))
     diagnosis = Diagnosis(Recording({}, {}), (finding.with_fixes(tuple(fixes)),))
     tell = told or (lambda *words: None)
     done = Trials(diagnosis, (tuple(options),), prepare, limits, tell).run()
@@ -133,6 +161,19 @@ def test_the_fix_that_mends_helps_over_three_seeds_and_comes_first(shown):
     assert max(trial.loss_treated) < 0.8 * min(trial.loss_control)
     assert done.findings[0].fixes[0].name == "fix-2"
     assert done.mended.trial == trial
+
+
+def test_the_fix_of_the_cause_goes_first_and_says_which_one_ended_lower():
+    norm = AddNorm("BatchNorm", [Place("Deep", "1")])
+    trials, done = tried(norm, ZeroBiases(), prepare=dead, direct={1})
+    norms, cause = trials["fix-0"], trials["fix-1"]
+    assert norms.status == cause.status == "helped"
+    assert max(norms.loss_treated) < min(cause.loss_treated)
+    assert [fix.name for fix in done.findings[0].fixes] == ["fix-1", "fix-0"]
+    assert "it goes before fix-0, which ends lower, because it removes the cause" in cause.reason
+    assert done.mended.trial == replace(cause, reason=done.mended.trial.reason)
+    by_effect = [fix.name for fix in tried(norm, ZeroBiases(), prepare=dead)[1].findings[0].fixes]
+    assert by_effect == ["fix-0", "fix-1"]
 
 
 def test_the_control_is_the_training_itself(shown):

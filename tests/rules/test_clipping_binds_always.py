@@ -67,6 +67,7 @@ def test_norm_over_limit(norm, found):
     else:
         assert isinstance(outcome, Passed)
         assert outcome.margin == pytest.approx(5 / norm)
+        assert f"a median of {norm:.3g}, the limit is 5" in outcome.measured
 
 
 @pytest.mark.parametrize(("cut", "found"), [(1.0, True), (0.96, True), (0.94, False)])

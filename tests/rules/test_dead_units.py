@@ -98,8 +98,8 @@ def test_what_it_says():
     assert finding.also == ("0",)
     assert finding.first_step == 0
     assert finding.summary == (
-        "20 of 20 units (100 %) of `1` were dead at the first step and still are: never active in "
-        "20 batches."
+        "All 20 units of `1` are dead from the first step on: no input in 20 batches switched them "
+        "on."
     )
 
 
@@ -107,6 +107,9 @@ def test_units_that_died_later_point_to_the_learning_rate():
     finding = only(check(net(20, since=50)))
     assert finding.kind == "learning-rate"
     assert finding.first_step == 80
+    assert finding.summary == (
+        "All 20 units of `1` died in training: no input in the last 20 batches switched them on."
+    )
 
 
 def test_a_functional_activation_names_the_layer_before_it():
@@ -117,7 +120,8 @@ def test_a_functional_activation_names_the_layer_before_it():
     finding = only(check(made))
     assert finding.modules == ("0",)
     assert finding.parameters == ("0.weight",)
-    assert "the activation before `2`" in finding.summary
+    # the units are those of the layer before the function, not of the one that reads it
+    assert finding.summary.startswith("All 20 units of `0` are dead")
 
 
 def test_a_dead_output():
@@ -136,7 +140,7 @@ def test_the_first_dead_layer_is_the_cause_of_the_later_ones():
     finding = only(check(made))
     assert finding.modules == ("1",)
     assert "3" in finding.also
-    assert "so are most of 1 further layer." in finding.summary
+    assert "and so are most units of `3`:" in finding.summary
 
 
 def test_activations_that_cannot_die():

@@ -70,6 +70,36 @@ def test_only_the_first_step_tells_of_the_initialisation():
     assert isinstance(check(made), Passed)
 
 
+def test_the_number_that_decides_is_the_one_with_the_distance():
+    """A norm beyond its limit passed because the loss fell: the loss tells how far away it is."""
+    norms, losses = np.ones(100), np.full(100, TRIVIAL)
+    norms[50:], losses[-5:] = 19.4, 0.35 * TRIVIAL
+    outcome = check(run(norms, losses))
+    assert outcome.margin == pytest.approx(1.4 / 0.35, rel=0.01)
+    assert outcome.measured == (
+        "over the run the gradient's norm comes to 19.4x its first size, but the loss only to "
+        "0.35x, the limit is 1.4x"
+    )
+    outcome = check(run(np.r_[np.ones(50), np.full(50, 4.0)], losses))
+    assert outcome.margin == pytest.approx(2.5)
+    assert outcome.measured == (
+        "over the run the gradient's norm comes to 4x its first size, the limit is 10x"
+    )
+
+
+def test_the_nearest_of_the_growths_tells_the_distance():
+    made = Synthetic(100)
+    for index in range(5):
+        module, _ = made.layer(f"{index}")
+        made.flow(module, 1.0, 1.0, output=10 ** (2.5 * index / 4))
+    made.loss(TRIVIAL)
+    outcome = check(made)
+    assert outcome.margin == pytest.approx(10**0.5)
+    assert outcome.measured.startswith(
+        "over the depth the outputs come to 316x their first size, the limit is 1,000x; "
+    )
+
+
 def test_what_it_says_of_the_initialisation():
     finding = only(check(deep(4.0)))
     assert finding.kind == "initialization"

@@ -43,6 +43,15 @@ def test_weights_that_hardly_move(distance, kind):
     assert isinstance(check(slow(distance=distance)), kind)
 
 
+def test_what_decides_is_said_first_with_its_distance():
+    far = check(slow(0.5, distance=0.9))
+    assert far.margin == pytest.approx(3.0, rel=0.05)
+    assert far.measured.startswith("the weights went 0.9 of their size: more than the 0.3 below")
+    turned = check(slow(0.1, distance=0.05))
+    assert turned.margin > 2
+    assert turned.measured.startswith("ten gradients agree to 0.1")
+
+
 def test_weights_that_do_not_move_at_all_are_another_rules_business():
     assert isinstance(check(slow(distance=0.0)), Passed)
 

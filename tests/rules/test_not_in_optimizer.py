@@ -75,7 +75,12 @@ def test_parameters_that_were_replaced():
     made = net()
     stale = made.parameter("stale", -1, root=-1)
     made.gradient(stale, state=State.NONE)
-    assert only(check(made)).kind == "replaced"
+    finding = only(check(made))
+    assert finding.kind == "replaced"
+    assert finding.summary == (
+        "`b` was replaced after the optimizer was built: it still holds the old parameters, and "
+        "the 1 parameter that came instead never changes."
+    )
 
 
 @pytest.mark.parametrize(

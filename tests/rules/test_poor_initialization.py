@@ -64,6 +64,14 @@ def test_weights_that_are_far_too_small(scale, kind):
     assert isinstance(check(net(start(scale), start(scale), start())), kind)
 
 
+@pytest.mark.parametrize(
+    ("scales", "margin"), [((0.6, 1.5), 2.0), ((0.2, 0.2), 2.0), ((0.01, 0.3), 3.0)]
+)
+def test_the_distance_is_that_to_the_nearer_limit(scales, margin):
+    """Of two layers the larger one tells how far both are from being too small."""
+    assert check(net(*map(start, scales))).margin == pytest.approx(margin)
+
+
 def test_one_small_head_is_common_practice():
     assert isinstance(check(net(start(), start(), start(0.01))), Passed)
 

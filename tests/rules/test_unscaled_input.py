@@ -66,6 +66,22 @@ def test_small_inputs(rms, largest, kind):
     assert isinstance(check(fed(rms, largest=largest)), kind)
 
 
+@pytest.mark.parametrize(
+    ("rms", "largest", "margin"),
+    [(0.2, 0.3, 2.0), (0.2, 2.0, 8.0), (2.0, 4.0, 2.5), (0.48, 0.6, 4.8)],
+)
+def test_the_distance_is_that_to_the_nearer_limit(rms, largest, margin):
+    outcome = check(fed(rms, largest=largest))
+    assert outcome.margin == pytest.approx(margin)
+    assert f"an RMS of {rms:.3g}; the limits are 0.1 and 5" in outcome.measured
+
+
+def test_an_offset_near_its_limit_is_what_is_told():
+    outcome = check(fed(math.sqrt(5**2 + 1) / 3, mean=5 / 3))
+    assert outcome.margin == pytest.approx(2.0)
+    assert "is 5 standard deviations from 0, the limit is 10" in outcome.measured
+
+
 def test_one_hot_codes_and_all_zeros_are_not_small():
     assert isinstance(check(fed(1 / 32, largest=1.0)), Passed)
     assert isinstance(check(fed(0.0)), Passed)
