@@ -120,6 +120,11 @@ def build_model():
         nn.Linear(width, 1),  # built.2
     )
     return model
+
+
+def with_another_stage(net):
+    net.layer1 = nn.Linear(4, 7)  # replaced
+    return net
 """
 
 
@@ -186,8 +191,8 @@ def test_construction_is_seen(models, tmp_path, path):
 def test_source_is_searched_where_construction_was_not_seen(models, tmp_path, path):
     net = models.Net()
     place = locate(net, path)
-    # made by a call that the source alone cannot follow, or one of two that cannot be told apart
-    if path in ("copies.1.0", "either"):
+    # made by a call that the source alone cannot follow
+    if path == "copies.1.0":
         assert place is None
     else:
         expected = {"encoder.layers.1": "encoder"}.get(path, SEEN[path])
@@ -204,6 +209,14 @@ def test_a_searched_line_is_always_that_which_is_seen(models):
             answers += 1
             assert found[:2] == built_at(module)[:2], path
     assert answers > 40
+
+
+def test_a_layer_that_was_replaced_is_found_where_it_was_put_in(models, tmp_path):
+    """The line in the class builds one of other numbers: it cannot be meant."""
+    net = models.with_another_stage(models.Net())
+    assert locate(net, "layer1") == (str(tmp_path / "models.py"), mark("replaced"), "source")
+    net.layer1 = nn.Linear(4, 9)
+    assert locate(net, "layer1") is None
 
 
 def test_root_of_a_users_class_and_what_is_built_elsewhere(models, tmp_path):

@@ -8,6 +8,8 @@ expression alone can be meant.
 from __future__ import annotations
 
 import ast
+import inspect
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -101,6 +103,8 @@ class _Found:
             return None
         if _is_user_class(self.module):
             value = _only(_resolve_all(_attribute(type(self.module), name)), child)
+            if value is None:
+                value = _only(_resolve_all(_from_outside(type(self.module), name)), child)
             if value is None and isinstance(self.module, nn.Sequential):
                 value = None if self._handed_up is None else self._handed_up.item(name, child)
             target = None if value is None else value.own_attribute(name)
@@ -166,6 +170,37 @@ def _attribute(cls: type, name: str) -> list[Value]:
         if found := list(attribute_values(file, node, name)):
             return found
     return []
+
+
+def _from_outside(cls: type, name: str) -> list[Value]:
+    """What the file of a class gives its objects from outside, as ``model.head = …``."""
+    file = _class_file(cls)
+    tree = tree_of(file) if file is not None else None
+    if file is None or tree is None:
+        return []
+    inside = _functions_of(tree)
+    parts = _parts_of_classes(tree)
+    return [
+        Value(file, node.value, inside.get(id(node)))
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and id(node) not in parts
+        and any(isinstance(t, ast.Attribute) and t.attr == name for t in node.targets)
+    ]
+
+
+def _functions_of(tree: ast.AST) -> dict[int, Function]:
+    """The function around each node, by the node's id."""
+    functions = [
+        n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
+    ]
+    return {id(node): f for f in functions for node in ast.walk(f)}
+
+
+def _parts_of_classes(tree: ast.AST) -> set[int]:
+    """Ids of the nodes inside the classes of a file."""
+    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {id(node) for definition in classes for node in ast.walk(definition)}
 
 
 def _super_call(cls: type) -> Value | None:
@@ -307,12 +342,7 @@ def _builder(root: nn.Module, file: str | None) -> Value | None:
     tree = tree_of(place) if place is not None else None
     if tree is None or place is None or owner(place) != "user":
         return None
-    functions = [
-        n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))
-    ]
-    inside = {id(node): f for f in functions for node in ast.walk(f)}
-    classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    parts = {id(node) for definition in classes for node in ast.walk(definition)}
+    inside, parts = _functions_of(tree), _parts_of_classes(tree)
     calls = [
         Value(place, node, inside.get(id(node)))
         for node in ast.walk(tree)
@@ -351,9 +381,31 @@ def _fits(call: Value, root: nn.Module) -> bool | None:
 
 
 def _could_be(node: ast.expr, module: Any) -> bool:
-    """False where an expression calls another one of torch.nn's classes than the module's."""
+    """False where an expression calls another one of torch.nn's classes than the module's.
+
+    Also where it gives that class another number than the module has: a head that was replaced
+    after the model was built was not built where its class builds one.
+    """
     if not isinstance(node, ast.Call):
         return True
     tail = _tail(node.func)
-    known = tail is not None and isinstance(getattr(nn, tail, None), type)
-    return not known or tail == type(module).__name__
+    cls = None if tail is None else getattr(nn, tail, None)
+    if not isinstance(cls, type):
+        return True
+    return tail == type(module).__name__ and not _other_numbers(node, cls, module)
+
+
+def _other_numbers(call: ast.Call, cls: type, module: Any) -> bool:
+    """Whether a call gives a whole number where the module's attribute is another one."""
+    names = list(inspect.signature(cls).parameters)
+    # zip ends at the shorter one: a starred argument hides what follows it
+    plain = itertools.takewhile(lambda arg: not isinstance(arg, ast.Starred), call.args)
+    given = [*zip(names, plain, strict=False)]
+    given += [(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg]
+    return any(
+        isinstance(value, ast.Constant)
+        and type(value.value) is int
+        and type(own := getattr(module, name, None)) is int
+        and own != value.value
+        for name, value in given
+    )
