@@ -1,4 +1,4 @@
-"""The compiled form of ``statistics.moments``: one C call reads each tensor once.
+"""The compiled form of ``statistics.moments`` and of what an update did: one C call a step.
 
 It is optional. Where it was not built, or is switched off by ``GRADSCOPE_KERNEL=0``, torch's own
 operations give the same numbers within rounding. Loaded with ctypes, it is bound to no version of
@@ -12,6 +12,7 @@ import functools
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gradscope.recording.facts import EXPONENT_BINS, EXPONENT_EDGES
+from gradscope.recording.facts import EXPONENT_BINS, EXPONENT_EDGES, SKETCH_SIZE
 
 _log = logging.getLogger("gradscope")
 
@@ -39,7 +40,8 @@ def library() -> Any | None:
             continue
         try:
             loaded = ctypes.CDLL(str(path))
-            loaded.gradscope_moments.restype = None
+            for function in ("moments", "samples", "updates"):
+                getattr(loaded, f"gradscope_{function}").restype = None
         except (OSError, AttributeError) as error:
             # built for another machine: torch's operations do it
             _log.info("the compiled kernel %s cannot be used: %s", path.name, error)
@@ -68,12 +70,12 @@ def moments(
     loaded = library()
     assert loaded is not None, "the caller asks first"
     total = len(tensors)
-    addresses = np.array([tensor.data_ptr() for tensor in tensors], np.int64)
     counts = np.array([tensor.numel() for tensor in tensors], np.int64)
     kinds = np.array([KINDS[tensor.dtype] for tensor in tensors], np.int32)
     numbers = np.zeros((total, 3))
     zeros = np.zeros(total, np.int32)
     bins = np.zeros((total, EXPONENT_BINS), np.uint16) if exponents else None
+    addresses = _addresses(tensors)
     loaded.gradscope_moments(
         ctypes.c_int64(total), _at(addresses), _at(counts), _at(kinds), _at(strides), _at(numbers),
         _at(zeros), None if bins is None else _at(bins), _at(_EDGES), ctypes.c_int32(len(_EDGES)),
@@ -81,5 +83,77 @@ def moments(
     return numbers, zeros, bins
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Which elements are looked at of each of P dense tensors on the CPU; arrays ``[P]``.
+
+    Attributes:
+        kinds: number formats as in KINDS, int32.
+        strides: distance between two elements, int64.
+        starts: where each sample begins in one long vector, int64.
+        lengths: length of each sample, int64.
+    """
+
+    kinds: npt.NDArray[np.int32]
+    strides: npt.NDArray[np.int64]
+    starts: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int64]
+
+
+def samples(
+    tensors: Sequence[Tensor | None], where: Samples, into: npt.NDArray[np.float32]
+) -> None:
+    """Write the samples of P tensors into one vector, NaN for a tensor that is None."""
+    loaded = library()
+    assert loaded is not None, "the caller asks first"
+    addresses = _addresses(tensors)
+    loaded.gradscope_samples(
+        ctypes.c_int64(len(tensors)), _at(addresses), _at(where.kinds),
+        _at(where.strides), _at(where.starts), _at(where.lengths), _at(into),
+    )  # fmt: skip
+
+
+def updates(
+    tensors: Sequence[Tensor | None],
+    where: Samples,
+    before: npt.NDArray[np.float32],
+    gradient: npt.NDArray[np.float32],
+    origin: npt.NDArray[np.float32],
+    signs: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What a step did to the samples of P tensors.
+
+    Args:
+        tensors: the tensors after the step; None for one that is gone, whose sums are NaN.
+        where: what was looked at.
+        before: samples of the values before the step, as ``samples`` wrote them.
+        gradient: those of the gradients.
+        origin: those of the values at the first look.
+        signs: of the count sketch, repeated; a multiple of SKETCH_SIZE.
+
+    Returns:
+        ``[P, 6]``: elements changed, and sums of before², delta², gradient², -gradient * delta
+        and (now - origin)². ``[P, 2, SKETCH_SIZE]``: count sketches of the gradient and of delta.
+        All of it in float64.
+    """
+    loaded = library()
+    assert loaded is not None, "the caller asks first"
+    total = len(tensors)
+    sums = np.zeros((total, 6))
+    sketches = np.zeros((total, 2, SKETCH_SIZE))
+    addresses = _addresses(tensors)
+    loaded.gradscope_updates(
+        ctypes.c_int64(total), _at(addresses), _at(where.kinds), _at(where.strides),
+        _at(where.starts), _at(where.lengths), _at(before), _at(gradient), _at(origin), _at(signs),
+        ctypes.c_int64(len(signs)), _at(sums), _at(sketches),
+    )  # fmt: skip
+    return sums, sketches
+
+
+def _addresses(tensors: Sequence[Tensor | None]) -> npt.NDArray[np.int64]:
+    return np.array([0 if tensor is None else tensor.data_ptr() for tensor in tensors], np.int64)
+
+
 def _at(array: npt.NDArray[Any]) -> ctypes.c_void_p:
+    """Where an array lies; it does not keep the array alive, which must have a name of its own."""
     return ctypes.c_void_p(array.ctypes.data)

@@ -1,4 +1,4 @@
-/* Sufficient statistics of many tensors, each read once.
+/* Sufficient statistics of many tensors, each read once, and what a step did to samples of them.
  *
  * Plain C without Python's headers: one shared library serves every Python version, loaded with
  * ctypes (kernel.py). Sums run in a fixed number of lanes in a fixed order, so that the result does
@@ -224,5 +224,100 @@ EXPORT void gradscope_moments(int64_t total, const int64_t *data, const int64_t 
     numbers[3 * t + 2] = read.max_abs;
     sample(at, kinds[t], counts[t], strides[t], &zeros[t],
            bins ? bins + t * (edge_count + 1) : 0, bin);
+  }
+}
+
+/* ------------------------------------------------------------------ updates */
+
+#define BUCKETS 64
+#define SUMS 6
+
+#define GATHER(load) \
+  for (int64_t k = 0; k < many; k++) out[k] = load(data, (first + k) * stride)
+
+/* Elements first, first + 1, ... of the sample of one tensor; NaN where there is no tensor. */
+INLINE void gather(const void *data, int kind, int64_t stride, int64_t first, int64_t many,
+                   float *out) {
+  if (!data) {
+    for (int64_t k = 0; k < many; k++) out[k] = as_float(0x7fc00000u);
+    return;
+  }
+  switch (kind) {
+    case FLOAT64: GATHER(load_float64); break;
+    case BFLOAT16: GATHER(load_bfloat16); break;
+    case FLOAT16: GATHER(load_float16); break;
+    default: GATHER(load_float32);
+  }
+}
+
+/* Samples of `total` tensors, one behind the other.
+ *
+ * data, kinds, strides, starts, lengths: address (0: none), number format, stride, place in `out`
+ * and length of the sample of each. */
+EXPORT void gradscope_samples(int64_t total, const int64_t *data, const int32_t *kinds,
+                              const int64_t *strides, const int64_t *starts,
+                              const int64_t *lengths, float *out) {
+  for (int64_t t = 0; t < total; t++)
+    gather((const void *)(intptr_t)data[t], kinds[t], strides[t], 0, lengths[t], out + starts[t]);
+}
+
+typedef struct {
+  double sum[SUMS][BUCKETS];
+  double sketch[2][BUCKETS];
+} Lanes;
+
+/* `many` elements, at most BUCKETS, the first of which belongs to bucket 0. */
+INLINE void compare(Lanes *to, const float *now, const float *before, const float *gradient,
+                    const float *origin, const double *signs, int64_t many) {
+  for (int64_t k = 0; k < many; k++) {
+    double old = (double)before[k], slope = (double)gradient[k];
+    double delta = (double)now[k] - old, away = (double)now[k] - (double)origin[k];
+    to->sum[0][k] += now[k] != before[k] ? 1.0 : 0.0;
+    to->sum[1][k] += old * old;
+    to->sum[2][k] += delta * delta;
+    to->sum[3][k] += slope * slope;
+    to->sum[4][k] -= slope * delta;
+    to->sum[5][k] += away * away;
+    to->sketch[0][k] += signs[k] * slope;
+    to->sketch[1][k] += signs[k] * delta;
+  }
+}
+
+CLONES static void compare_all(Lanes *to, const void *data, int kind, int64_t stride,
+                               int64_t length, const float *before, const float *gradient,
+                               const float *origin, const double *signs, int64_t sign_count) {
+  float now[BUCKETS];
+  int64_t i = 0;
+  for (; i + BUCKETS <= length; i += BUCKETS) {
+    gather(data, kind, stride, i, BUCKETS, now);
+    compare(to, now, before + i, gradient + i, origin + i, signs + i % sign_count, BUCKETS);
+  }
+  gather(data, kind, stride, i, length - i, now);
+  compare(to, now, before + i, gradient + i, origin + i, signs + i % sign_count, length - i);
+}
+
+/* What a step did to the samples of `total` tensors.
+ *
+ * data, kinds, strides, starts, lengths: as above, of the tensors after the step.
+ * before, gradient, origin: samples of the values before it, of the gradients, and from the start.
+ * signs: of the count sketch, repeated every `sign_count` elements, a multiple of BUCKETS.
+ * sums: [total, SUMS] for elements changed, sums of before^2, delta^2, gradient^2,
+ * -gradient * delta, (now - origin)^2. sketches: [total, 2, BUCKETS] of gradient and delta. */
+EXPORT void gradscope_updates(int64_t total, const int64_t *data, const int32_t *kinds,
+                              const int64_t *strides, const int64_t *starts,
+                              const int64_t *lengths, const float *before, const float *gradient,
+                              const float *origin, const double *signs, int64_t sign_count,
+                              double *sums, double *sketches) {
+  for (int64_t t = 0; t < total; t++) {
+    Lanes lanes;
+    memset(&lanes, 0, sizeof lanes);
+    compare_all(&lanes, (const void *)(intptr_t)data[t], kinds[t], strides[t], lengths[t],
+                before + starts[t], gradient + starts[t], origin + starts[t], signs, sign_count);
+    for (int n = 0; n < SUMS; n++) {
+      double sum = 0;
+      for (int k = 0; k < BUCKETS; k++) sum += lanes.sum[n][k];
+      sums[SUMS * t + n] = sum;
+    }
+    memcpy(sketches + 2 * BUCKETS * t, lanes.sketch, sizeof lanes.sketch);
   }
 }

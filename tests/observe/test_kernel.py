@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from gradscope.observe import kernel
 from gradscope.observe.reading.samples import sample_stride
+from gradscope.observe.reading.updates_by_kernel import KernelUpdates
+from gradscope.observe.reading.updates_by_torch import TorchUpdates
 from gradscope.observe.statistics import _by_torch, moments
-from gradscope.recording.facts import SAMPLE_SIZE
+from gradscope.recording.facts import SAMPLE_SIZE, UPDATE_SAMPLE_SIZE
 
 pytestmark = pytest.mark.skipif(
     kernel.library() is None, reason="the kernel was not built: there was no C compiler"
@@ -120,3 +122,71 @@ print(kernel.library(), float(moments([torch.ones(5)], exponents=False).sum[0]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["None", "5.0"]
+
+
+@st.composite
+def trained(draw):
+    """A parameter, its gradient or none, and what it is after a step; formats may differ."""
+    count = draw(st.sampled_from([1, 63, 64, 65, 4_095, 4_096, 4_097, 9_000]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    values = torch.randn(count, generator=generator, dtype=torch.float64)
+    planted = draw(st.sampled_from([None, 0.0, math.nan, math.inf]))
+    moved = values - 0.01 * torch.randn(count, generator=generator, dtype=torch.float64)
+    if draw(st.booleans()):
+        moved[::2] = values[::2]
+    grad = torch.randn(count, generator=generator, dtype=torch.float64)
+    if planted is not None:
+        grad[:: draw(st.integers(1, 7))] = planted
+    dtype = draw(st.sampled_from(DTYPES))
+    gone = draw(st.integers(0, 9)) == 0
+    has_grad = draw(st.integers(0, 4)) > 0
+    return values.to(dtype), grad.to(dtype) if has_grad else None, None if gone else moved.to(dtype)
+
+
+@given(st.lists(trained(), min_size=1, max_size=5), st.sampled_from([None, 8.0]))
+@settings(max_examples=150, deadline=None)
+def test_updates_are_those_of_numpy(many, divisor):
+    rows = []
+    for way in (KernelUpdates(UPDATE_SAMPLE_SIZE), TorchUpdates(UPDATE_SAMPLE_SIZE)):
+        way.before([(n, value.clone(), grad) for n, (value, grad, _) in enumerate(many)], divisor)
+        way.after(0, lambda n: many[n][0])
+        way.before([(n, value, grad) for n, (value, grad, _) in enumerate(many)], divisor)
+        rows.append(way.after(1, lambda n: many[n][2]))
+    (ours, sketches), (theirs, their_sketches) = rows
+    for name in ours.dtype.names:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-6, atol=1e-12, err_msg=name)
+    for name in ("parameter", "of_update", "scale"):
+        np.testing.assert_allclose(sketches[name], their_sketches[name], rtol=1e-6)
+    # a bucket that lies on the edge between two quanta may fall to either side
+    assert (
+        np.abs(sketches["values"].astype(int) - their_sketches["values"].astype(int)).max(initial=0)
+        <= 1
+    )
+
+
+def test_a_new_parameter_leaves_the_distance_of_the_others():
+    way = KernelUpdates(UPDATE_SAMPLE_SIZE)
+    first, late = torch.zeros(70), torch.zeros(5)
+    for step, held in enumerate([[(0, first, None)], [(3, late, None), (0, first, None)]]):
+        way.before(held, None)
+        first += 1.0
+        late += 1.0
+        rows, _ = way.after(step, {0: first, 3: late}.get)
+    assert dict(zip(rows["parameter"].tolist(), rows["distance_sq"].tolist(), strict=True)) == {
+        0: 70 * 2.0**2,
+        3: 5 * 1.0**2,
+    }
+
+
+def test_only_what_lies_densely_on_the_cpu_is_read():
+    way = KernelUpdates(UPDATE_SAMPLE_SIZE)
+    dense = torch.zeros(4, 6)
+    assert way.reads(dense, None)
+    assert way.reads(dense, torch.zeros(4, 6, dtype=torch.float16))
+    assert not way.reads(dense, torch.zeros(6, 4))
+    assert not way.reads(dense, torch.zeros(6, 4).t())
+    assert not way.reads(dense, torch.zeros(4, 6).to_sparse())
+    assert not way.reads(dense[:, ::2], None)
+    assert not way.reads(torch.zeros(4, 6, device="meta"), None)
+    assert not way.reads(torch.zeros(0), None)
+    assert not way.reads(torch.zeros(3, dtype=torch.int32), None)
