@@ -18,6 +18,7 @@ from gradscope.advise.patch import Edit
 from gradscope.advise.source import Site, Source
 from gradscope.advise.source_file import SourceFile
 from gradscope.diagnose.finding import Applicability, Finding
+from gradscope.diagnose.wording import factor
 from gradscope.observe.experiment.intervention import Intervention
 from gradscope.recording.reader import Recording
 
@@ -143,6 +144,11 @@ def lead(finding: Finding, limit: int = 2) -> str:
     """The finding's first measured numbers as a phrase, its summary if it has none."""
     phrases = []
     for item in finding.evidence[:limit]:
+        if item.unit == "decades":
+            # as the factor that the summary says
+            bound = "" if item.limit is None else f" (limit {factor(10**item.limit)})"
+            phrases.append(f"{item.name} {factor(10**item.value)}{bound}")
+            continue
         unit = f" {item.unit}" if item.unit else ""
         bound = f" (limit {item.limit:.3g})" if item.limit is not None else ""
         phrases.append(f"{item.name} {item.value:.3g}{unit}{bound}")

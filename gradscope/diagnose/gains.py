@@ -31,8 +31,8 @@ class Layer:
         module: qualified name.
         module_id: its id in the recording.
         kind: ``weight`` (owns a matrix), ``activation`` (pointwise), ``other`` (norm, pooling …).
-        norm: norm of the loss gradient at its output; NaN where it was not recorded.
-        rms: the same per element, with its 10 % and 90 % quantiles ``rms_low``, ``rms_high``.
+        norm: norm of the loss gradient at its output, with its 10 % and 90 % quantiles ``norm_low``
+            and ``norm_high``; NaN where it is exactly zero (a cut, dead units).
         gain: norm of the loss gradient at its input / at its output; NaN where unknown.
         between: norm at its output / at the input of the next module: the gain of the functional
             activations, reshapes and adds that stand between; NaN where unknown or branching.
@@ -44,9 +44,8 @@ class Layer:
     module_id: int
     kind: Kind
     norm: float
-    rms: float
-    rms_low: float
-    rms_high: float
+    norm_low: float
+    norm_high: float
     gain: float
     between: float
     between_kind: Kind
@@ -184,7 +183,6 @@ def _layers(
     layers = []
     for index, module in enumerate(known):
         size = norm[index]
-        rms = size / math.sqrt(counts[0][module])
         gain = _ratio(at_input.get(module), size)
         between: float = math.nan
         between_kind: Kind = "other"
@@ -194,15 +192,24 @@ def _layers(
             # a pooling or a reshape between changes the number of elements; an activation does not
             if functional and counts[0][module] == counts[1].get(after):
                 between_kind = "activation"
-        low, high = quantiles(rms)
+        low, high = quantiles(size)
         output = median(outputs[module]) if module in outputs else math.nan
         layers.append(
             Layer(
-                recording.module_names[module], module, kinds[module], median(size), median(rms),
-                low, high, gain, between, between_kind,
-                output / math.sqrt(output_counts[module]) if module in outputs else math.nan,
+                module=recording.module_names[module],
+                module_id=module,
+                kind=kinds[module],
+                norm=median(size),
+                norm_low=low,
+                norm_high=high,
+                gain=gain,
+                between=between,
+                between_kind=between_kind,
+                output_rms=output / math.sqrt(output_counts[module])
+                if module in outputs
+                else math.nan,
             )
-        )  # fmt: skip
+        )
     return tuple(layers)
 
 

@@ -12,11 +12,19 @@ _HEADER = re.compile(r"^@@ -(\d+)(?:,\d+)? \+(\d+)(?:,\d+)? @@")
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One line of a hunk: ``sign`` is "-" (goes), "+" (comes) or " " (stays)."""
+    """One line of a hunk.
+
+    Attributes:
+        line: its number; of what comes the number in the changed file.
+        sign: "-" (goes), "+" (comes) or " " (stays).
+        text: the line.
+        old: its number in the file as it is; of what comes that of the line it comes before.
+    """
 
     line: int
     sign: str
     text: str
+    old: int
 
 
 def hunk(diff: str, context: int = 1, most: int = 12) -> tuple[str | None, list[Change], int]:
@@ -43,7 +51,7 @@ def hunk(diff: str, context: int = 1, most: int = 12) -> tuple[str | None, list[
                 path = _path(text[4:])
         elif text[:1] in ("-", "+", " "):
             sign = text[0]
-            hunks[-1].append(Change(old if sign == "-" else new, sign, text[1:]))
+            hunks[-1].append(Change(old if sign == "-" else new, sign, text[1:], old))
             old, new = old + (sign != "+"), new + (sign != "-")
     kept = [
         change

@@ -142,7 +142,7 @@ def measured(finding: Finding) -> list[str]:
         unit = one_line(evidence.unit)
         text = f"{one_line(evidence.name)} {numerals.measured(evidence.value, unit)}"
         if evidence.limit is not None:
-            away = numbers.away(evidence.value, evidence.limit)
+            away = numerals.away(evidence.value, evidence.limit, unit)
             limit = numerals.measured(evidence.limit, unit)
             text += f" (limit {limit}{', ' if away else ''}{away})"
         texts.append(text)

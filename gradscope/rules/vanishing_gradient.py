@@ -85,7 +85,7 @@ class VanishingGradient(Rule):
         known = [profile for profile in deep if math.isfinite(lost(profile))]
         if not known:
             return Undecided(
-                "the gradient at the first layer's output is exactly zero or not finite"
+                "the gradient at the first layer's output is exactly zero: cut or dead, not small"
             )
         profile = max(known, key=lost)
         decades = lost(profile)

@@ -234,6 +234,17 @@ def test_nothing_is_wider_than_the_screen(opened: Opener, make: object, width: i
     assert view.complaints == []
 
 
+@pytest.mark.parametrize("width", [400, 1280])
+def test_no_code_runs_out_of_its_box(opened: Opener, sick: str, width: int) -> None:
+    """A phone shows no scroll bar: what is cut off without a sign is not read."""
+    long = sick.replace("layers.append(nn.ReLU())", "layers.append(nn.ReLU())  # " + "x" * 200)
+    page = opened(long, width=width).page
+    page.keyboard.press("e")
+    boxes = page.locator(".code pre, .page pre")
+    assert boxes.count() > 5
+    assert boxes.evaluate_all("all => all.every(box => box.scrollWidth <= box.clientWidth)")
+
+
 @pytest.mark.parametrize("width", [760, 901, 1210])
 def test_the_bar_fits_at_every_width(opened: Opener, sick: str, width: int) -> None:
     page = opened(sick, width=width).page

@@ -111,10 +111,10 @@ def test_a_hunk_keeps_the_changes_and_one_line_around():
     assert hunk(DIFF) == (
         "model.py",
         [
-            Change(6, " ", "        self.encoder = nn.Sequential("),
-            Change(7, "-", "            nn.Linear(64, 64), nn.Sigmoid(),"),
-            Change(7, "+", "            nn.Linear(64, 64), nn.ReLU(),"),
-            Change(8, " ", "            nn.Linear(64, 64),"),
+            Change(6, " ", "        self.encoder = nn.Sequential(", 6),
+            Change(7, "-", "            nn.Linear(64, 64), nn.Sigmoid(),", 7),
+            Change(7, "+", "            nn.Linear(64, 64), nn.ReLU(),", 8),
+            Change(8, " ", "            nn.Linear(64, 64),", 8),
         ],
         0,
     )

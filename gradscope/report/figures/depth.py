@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from gradscope.diagnose import windows
-from gradscope.diagnose.flow import DepthProfile, Layer, depth_profile
+from gradscope.diagnose.flow import VANISHED, DepthProfile, Layer, depth_profile
 from gradscope.recording.reader import Recording
 from gradscope.report.clean import one_line
 from gradscope.report.figures.figure import (
@@ -22,7 +22,7 @@ from gradscope.report.figures.figure import (
     power_ticks,
     row_axis,
 )
-from gradscope.report.numbers import decades, plural, times
+from gradscope.report.numbers import plural, times
 from gradscope.report.summary import others
 from gradscope.report.theme import colour
 from gradscope.report.view.layers import Cell, labels_of, layers_of
@@ -32,12 +32,16 @@ MARKED = 40
 """Most layers whose points get markers of their own; more would hide the line."""
 LEAST = 2.0
 """Least decades from end to end of the axis: the line of a healthy run must look upright."""
+EVEN = 1.5
+"""Factor between two layers up to which their gradients count as equally large."""
 _PROFILE_HELP = (
-    "The gradient of the loss at each layer's output, the input on top. The solid line is the last "
-    "window of the run with the band that holds eight tenths of its steps; the dashed line is the "
-    "first window.",
+    "The norm of the loss gradient at each layer's output, the input on top. The solid line is the "
+    "last window of the run with the band that holds eight tenths of its steps; the dashed line is "
+    "the first window.",
     "An upright line is what training wants. A line that runs to the left on its way up loses the "
     "gradient before it reaches the input; one that runs to the right grows it.",
+    "It is what the checks for vanishing and exploding gradients judge. The map above shows the "
+    "gradients of the weights instead: what arrives at a layer, times what the layer reads.",
 )
 _GAIN_HELP = (
     "Backpropagation multiplies the gradient by one factor at each layer: its gain, the norm at "
@@ -73,11 +77,11 @@ def depth_figures(recording: Recording, marked: frozenset[str]) -> tuple[Figure,
 def _profile(first: DepthProfile, last: DepthProfile, rows: Rows, never: tuple[str, ...]) -> Figure:
     at = list(range(len(rows.names)))
     figure = blank(rows.height + 70)
-    early = {_name(layer): layer.rms for layer in first.layers}
+    early = {_name(layer): layer.norm for layer in first.layers}
     before = _logs([early.get(name, math.nan) for name in rows.names])
-    middle = _logs([layer.rms for layer in last.layers])
-    low = _logs([layer.rms_low for layer in last.layers])
-    high = _logs([layer.rms_high for layer in last.layers])
+    middle = _logs([layer.norm for layer in last.layers])
+    low = _logs([layer.norm_low for layer in last.layers])
+    high = _logs([layer.norm_high for layer in last.layers])
     figure.add_trace(
         go.Scatter(
             x=compact(np.concatenate([low, high[::-1]])), y=at + at[::-1], mode="lines",
@@ -110,11 +114,11 @@ def _profile(first: DepthProfile, last: DepthProfile, rows: Rows, never: tuple[s
         figure.add_trace(
             go.Scatter(
                 x=[ends[0]] * len(silent), y=silent, mode="text", hoverinfo="skip",
-                text=["zero or not recorded"] * len(silent), textposition="middle right",
+                text=["exactly zero"] * len(silent), textposition="middle right",
                 textfont={"color": colour("muted")},
             )
         )  # fmt: skip
-    figure.update_xaxes(title_text="RMS of the gradient at the layer's output")
+    figure.update_xaxes(title_text="norm of the gradient at the layer's output")
     row_axis(figure, rows)
     return Figure(
         key="depth",
@@ -127,9 +131,9 @@ def _profile(first: DepthProfile, last: DepthProfile, rows: Rows, never: tuple[s
                 (
                     label,
                     number(early.get(_name(layer))),
-                    number(layer.rms),
-                    number(layer.rms_low),
-                    number(layer.rms_high),
+                    number(layer.norm),
+                    number(layer.norm_low),
+                    number(layer.norm_high),
                 )
                 for label, layer in zip(rows.labels, last.layers, strict=True)
             ),
@@ -232,33 +236,42 @@ def _silent(recording: Recording) -> tuple[str, ...]:
 
 
 def _profile_reading(last: DepthProfile, rows: Rows, silent: tuple[str, ...]) -> str:
-    pairs = list(zip(rows.labels, (layer.rms for layer in last.layers), strict=True))
-    heard = [at for at, (_, rms) in enumerate(pairs) if rms > 0]
-    if not heard or not silent:
-        return _span(last, "the first weights")
-    none = f"No gradient reaches {others(silent)}."
-    label, rms = pairs[heard[0]]
-    if len(heard) == 1:
-        return f"{none} Only {label} has one, of RMS {number(rms)}."
-    return f"{none} {_span(last, label)}"
+    layers = list(zip(rows.labels, last.layers, strict=True))
+    heard = [(label, layer) for label, layer in layers if layer.norm > 0]
+    zero = tuple(label for label, layer in layers if not layer.norm > 0)
+    parts = []
+    if silent:
+        parts.append(f"No gradient reaches {others(silent)}.")
+    elif zero:
+        parts.append(f"The gradient is exactly zero at the output of {others(zero)}.")
+    weights = [pair for pair in heard if pair[1].kind == "weight"]
+    if len(heard) > 1:
+        parts.append(_span(last, (weights or heard)[0], heard[-1]))
+    elif heard:
+        label, layer = heard[0]
+        parts.append(f"Only {label} has one, of norm {number(layer.norm)}.")
+    return " ".join(parts)
 
 
-def _span(last: DepthProfile, place: str) -> str:
-    if not math.isfinite(last.decades):
-        return (
-            "How much of the gradient reaches the input is not known: it was zero or not recorded."
-        )
-    span = (
-        f"The gradient loses {decades(last.decades)} from the output to {place}"
-        if last.decades >= 0.5
-        else f"The gradient reaches {place} with what it has at the output"
+def _span(last: DepthProfile, front: tuple[str, Layer], end: tuple[str, Layer]) -> str:
+    """The drawn line in words: its two ends, and how steep it is between them."""
+    (first, top), (bottom, lowest) = front, end
+    if first == bottom:
+        return f"The gradient arrives at {first} alone, with a norm of {number(top.norm)}."
+    ratio = top.norm / lowest.norm
+    if 1 / EVEN < ratio < EVEN:
+        return f"The gradient is about as large at {first} as at {bottom}: {times(ratio)} of it."
+    much = times(max(ratio, 1 / ratio))
+    text = (
+        f"The gradient is {much} {'larger' if ratio > 1 else 'smaller'} at {first} than at {bottom}"
     )
-    if not math.isfinite(last.slope) or last.decades < 0.5:
-        return span + "."
-    return (
-        f"{span}: {last.slope:.2f} decades per weight layer (nine tenths of the steps: "
-        f"{last.slope_low:.2f} to {last.slope_high:.2f})."
-    )
+    if math.isfinite(last.slope) and last.decades >= 0.5:
+        low, high = (times(10**slope) for slope in (last.slope_low, last.slope_high))
+        text += f": {times(10**last.slope)} per weight layer (nine tenths of the steps: {low} to "
+        text += f"{high})"
+    # the words must not sound worse than the check that judges the same number
+    harmless = ratio < 1 and last.decades <= VANISHED
+    return f"{text}; less than {number(10**VANISHED)}x is usual." if harmless else f"{text}."
 
 
 def _gain_reading(last: DepthProfile) -> str:
@@ -278,8 +291,12 @@ def _gain_reading(last: DepthProfile) -> str:
             if grown < 300
             else "No part shrinks the gradient."
         )
-    texts = [f"{name} {value:.1f}" for name, value in sorted(lost.items(), key=lambda i: -i[1])]
-    return f"Decades lost behind the first weights, by part: {', '.join(texts)}."
+    texts = [
+        f"{times(10 ** min(value, 300))} in {name}"
+        for name, value in sorted(lost.items(), key=lambda i: -i[1])
+    ]
+    parts_said = " and ".join(part for part in (", ".join(texts[:-1]), texts[-1]) if part)
+    return f"Behind the first weights the gradient shrinks {parts_said}."
 
 
 def _gain_ticks(low: float, high: float) -> list[float]:

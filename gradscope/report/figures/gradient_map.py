@@ -40,10 +40,11 @@ _STATES = (
 )
 _HELP = (
     "Each row is a layer, the input on top and the output at the bottom; each column is a sampled "
-    "training step. The colour is the root mean square of the gradient that the optimizer was "
-    "about to use, so a large layer does not look worse than a small one.",
+    "training step. The colour is the root mean square of the gradient of its weights that the "
+    "optimizer was about to use, so a large layer does not look worse than a small one.",
     "A healthy map is nearly one colour from top to bottom. A map that darkens towards the top "
-    "vanishes; one that brightens towards the top explodes; a bright column is a spike.",
+    "vanishes; one that brightens towards the top explodes; a bright column is a spike. Where the "
+    "layers' outputs grow or shrink, too, they hide it here: see the next figure.",
     "Click a cell to choose its layer and step in all figures below, or use the two fields.",
 )
 
@@ -116,7 +117,7 @@ def gradient_map(layers: Layers, marked: frozenset[str]) -> Figure:
             ),
         ),
         scale=Scale(
-            "RMS of the gradient",
+            "RMS of the weights' gradient",
             tuple(((p - low) / (high - low), p) for p in powers(low, high, 6)),
         ),
         reduced=_reduced(len(layers.steps), len(groups), len(layers.layers), folded),
@@ -199,7 +200,7 @@ def _reading(layers: Layers) -> str:
             span = np.log10(column[large]) - np.log10(column[small])
             apart = f"{span:.1f}" if span >= 0.05 else "less than 0.1"
             parts.append(
-                f"At step {step:,} the gradient is smallest in {layers.labels[small]} "
+                f"At step {step:,} the weights' gradient is smallest in {layers.labels[small]} "
                 f"({number(column[small])}) and largest in {layers.labels[large]} "
                 f"({number(column[large])}): {apart} orders of magnitude apart."
             )

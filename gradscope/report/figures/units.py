@@ -8,8 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from gradscope.diagnose import windows
+from gradscope.diagnose.unit_owner import unit_owner
 from gradscope.diagnose.unit_window import unit_windows
-from gradscope.recording.facts import Activation
+from gradscope.recording.facts import Activation, Role
 from gradscope.recording.reader import Recording
 from gradscope.report.clean import one_line
 from gradscope.report.figures.figure import (
@@ -23,14 +24,15 @@ from gradscope.report.figures.figure import (
 from gradscope.report.numbers import plural
 from gradscope.report.theme import colour
 from gradscope.report.view.layers import labels_of
-from gradscope.report.view.numerals import number, percent
+from gradscope.report.view.numerals import ABSENT, number, percent
 
 FLAT = 0.05
 """Mean slope, as a share of the activation's largest, below which a unit passes next to nothing
 back; the same limit at which the observer calls a unit active."""
 _HELP = (
-    "Each bar is all units (channels) of one activation over the last sampled steps. A dead unit "
-    "was never active in any batch: no gradient passes it, so it cannot come back by itself.",
+    "Each bar is all units (channels) of one layer, as the activation behind it sees them over the "
+    "last sampled steps: “fc2 → relu” are the units of fc2 behind their relu. A dead unit was "
+    "never active in any batch: no gradient passes it, so it cannot come back by itself.",
     "A flat unit passes less than 5 % of the gradient on average over batch and positions: "
     "saturated, in a sigmoid or tanh. A live one passes more.",
 )
@@ -44,13 +46,18 @@ _PARTS = (
 @dataclass(frozen=True)
 class _Units:
     name: str
-    label: str
+    reader: str
+    layer: str
     activation: str
     units: int
     dead: int
     flat: int
     slope: float
     batches: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.layer} → {self.activation}" if self.layer else self.activation
 
     @property
     def live(self) -> int:
@@ -65,10 +72,10 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
             "units", "Dead and flat units", "No activation's units were recorded in this run."
         )
     table = NumberTable(
-        ("activation", "kind", "units", "dead", "flat", "mean slope", "batches"),
+        ("layer", "activation", "units", "dead", "flat", "mean slope", "batches"),
         tuple(
-            (item.label, item.activation, f"{item.units:,}", f"{item.dead:,}", f"{item.flat:,}",
-             percent(item.slope), f"{item.batches:,}")
+            (item.layer or ABSENT, item.activation, f"{item.units:,}", f"{item.dead:,}",
+             f"{item.flat:,}", percent(item.slope), f"{item.batches:,}")
             for item in found
         ),
     )  # fmt: skip
@@ -77,6 +84,8 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
     if not found:
         # a page of full bars would say nothing that the sentence does not
         return Figure("units", "Dead and flat units", reading, _HELP, table)
+    # a finding may name the activation where the row stands for the layer
+    marked |= {item.name for item in found if item.reader in marked}
     rows = Rows([item.name for item in found], [item.label for item in found], marked)
     figure = blank(rows.height + 70)
     for part, shade, pattern, label in _PARTS:
@@ -133,7 +142,7 @@ def _states(recording: Recording) -> list[_Units]:
     labels = labels_of(recording)
     order = recording.modules["order"].to_dict()
     found: list[tuple[float, _Units]] = []
-    for (module, kind), rows in frame.groupby(["module_id", "activation"]):
+    for (module, role, kind), rows in frame.groupby(["module_id", "role", "activation"]):
         rows = rows[rows["looked_at"] == rows["looked_at"].iloc[-1]]
         slopes = np.array([recording.unit_states(int(row))[1] for row in rows.index])
         known = dead.get((int(module), Activation(int(kind))))
@@ -141,10 +150,15 @@ def _states(recording: Recording) -> list[_Units]:
         # NaN where slopes were not recorded: such a unit is not called flat
         flat = int((slopes.mean(axis=0) < FLAT).sum())
         name = one_line(recording.module_names.get(int(module), "")) or "the model"
+        owner = unit_owner(recording, int(module))
+        layer = one_line(owner or "")
+        function = Activation(int(kind)).name.lower()
         item = _Units(
-            name=name,
-            label=labels.get(name, name),
-            activation=Activation(int(kind)).name.lower(),
+            # the row stands for the layer whose units they are, also where it is clicked
+            name=layer or name,
+            reader=name,
+            layer=labels.get(layer, layer) or ("" if owner is None else "the model"),
+            activation=function if role == Role.INPUT else labels.get(name, name),
             units=int(rows["looked_at"].iloc[-1]),
             dead=gone,
             flat=max(0, flat - gone),
@@ -160,10 +174,11 @@ def _reading(found: list[_Units]) -> str:
     units = sum(item.units for item in found)
     dead, flat = sum(item.dead for item in found), sum(item.flat for item in found)
     if not dead and not flat:
-        return f"All {units:,} units of {plural(len(found), 'activation')} are live."
+        return f"All {units:,} units behind {plural(len(found), 'activation')} are live."
     worst = max(found, key=lambda item: (item.dead + item.flat) / item.units)
+    whose = f"{worst.layer} behind its {worst.activation}" if worst.layer else worst.activation
     return (
-        f"{dead:,} of {plural(units, 'unit')} are dead and {flat:,} flat; most in {worst.label}, "
+        f"{dead:,} of {plural(units, 'unit')} are dead and {flat:,} flat; most in {whose}, "
         f"where {percent((worst.dead + worst.flat) / worst.units)} of the units pass next to "
         f"nothing back (mean slope {number(worst.slope)} of the largest)."
     )

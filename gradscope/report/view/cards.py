@@ -10,7 +10,9 @@ from markupsafe import Markup
 
 from gradscope.diagnose.diagnosis import Diagnosis
 from gradscope.diagnose.finding import Evidence, Finding, Fix, Origin
+from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.selection import ignore_keys
+from gradscope.recording.reader import Recording
 from gradscope.report import summary
 from gradscope.report.clean import lines, one_line
 from gradscope.report.escape import anchor, scrub
@@ -19,7 +21,7 @@ from gradscope.report.hunk import hunk
 from gradscope.report.numbers import plural
 from gradscope.report.view.layers import Layers
 from gradscope.report.view.naming import Names
-from gradscope.report.view.numerals import distance, measured
+from gradscope.report.view.numerals import crossed, distance, measured
 from gradscope.report.view.prose import breakable, prose, section, sentence
 from gradscope.report.view.trend import Trend, trend
 from gradscope.report.view.trials import Picture, curves, reach
@@ -45,6 +47,9 @@ _APPLICABILITY = {
 }
 SAMPLES = 8
 """Most indices of samples that are written out."""
+_LINES_SHOWN = 3
+"""Most lines to change that are named beside a fix; the diff shows all of them."""
+_CHANGES = 200
 _ALSO_SHOWN = 8
 """One more is shown, too: a fold for a single name would hide more than it saves."""
 
@@ -76,7 +81,7 @@ class FixView:
         trial: one of the trial's statuses.
         tried: what the trial found, in words.
         curves, reach: losses and gradients of the trial, None where it was not tried.
-        place: file and line of the first change, "" where there is no diff.
+        place: file and lines that the diff changes, "" where there is no diff.
         diff: lines of the diff; empty where there is a snippet or nothing.
         copy: the text that the copy button copies, "" for none.
     """
@@ -102,6 +107,7 @@ class Card:
 
     Attributes:
         basis: what the confidence rests on in this run, "" where it is a plain fact.
+        place, place_word: the line to look at, and what stands there.
         known: whether the baseline holds it.
         origin: terms and texts about the operation that made the first NaN or Inf.
     """
@@ -117,6 +123,7 @@ class Card:
     summary: Markup
     layer: Markup
     place: str
+    place_word: str
     excerpt: Excerpt | None
     when: str
     known: bool
@@ -169,6 +176,7 @@ def _card(
         summary=sentence(finding.summary),
         layer=breakable(label(summary.place(finding, diagnosis.recording))),
         place=scrub(one_line(str(location))) if location else "",
+        place_word=_place_word(finding, diagnosis.recording),
         excerpt=excerpt(diagnosis.recording, finding),
         when=_when(finding, diagnosis),
         known=diagnosis.is_known(finding),
@@ -187,6 +195,12 @@ def _card(
     )
 
 
+def _place_word(finding: Finding, recording: Recording) -> str:
+    """What stands on the card's line: a layer's construction, or the operation at fault."""
+    built = location_of(recording, finding.modules[0]) if finding.modules else None
+    return "built at" if built is not None and built == finding.location else "at"
+
+
 def _basis(finding: Finding, layers: Layers) -> str:
     if finding.confidence == "certain":
         return ""
@@ -194,7 +208,7 @@ def _basis(finding: Finding, layers: Layers) -> str:
     seen = f"{int(within.sum()):,} of {plural(len(layers.steps), 'sampled step')}"
     parts = [seen] if finding.has_steps else []
     for item in finding.evidence:
-        if away := distance(item.value, item.limit):
+        if away := distance(item.value, item.limit, item.unit):
             parts.append(f"{one_line(item.name)} {away.removesuffix('it')}its limit")
             break
     return ", ".join(parts)
@@ -220,9 +234,9 @@ def _evidence(item: Evidence) -> EvidenceRow:
     unit = one_line(item.unit)
     return EvidenceRow(
         name=one_line(item.name),
-        value=measured(item.value, unit),
-        limit="" if item.limit is None else measured(item.limit, unit),
-        distance=distance(item.value, item.limit),
+        value=crossed(measured(item.value, unit)),
+        limit="" if item.limit is None else crossed(measured(item.limit, unit)),
+        distance=distance(item.value, item.limit, unit),
     )
 
 
@@ -270,8 +284,16 @@ def _fix(fix: Fix) -> FixView:
 
 
 def _changed(diff: str) -> str:
-    path, kept, _ = hunk(diff, context=0, most=1)
-    return f"{path}:{kept[0].line}" if path and kept else ""
+    """The first line of each stretch that changes: "model.py:22, 28"."""
+    path, kept, _ = hunk(diff, context=0, most=_CHANGES)
+    starts = [
+        change.old
+        for place, change in enumerate(kept)
+        if not place or change.old > kept[place - 1].old + 1
+    ]
+    more = ", …" if len(starts) > _LINES_SHOWN else ""
+    lines_shown = ", ".join(str(line) for line in starts[:_LINES_SHOWN])
+    return f"{path}:{lines_shown}{more}" if path and starts else ""
 
 
 def _kind(line: str) -> str:
@@ -282,11 +304,17 @@ def _kind(line: str) -> str:
 
 @dataclass(frozen=True)
 class DoFirst:
-    """What the verdict proposes: the card to read, what to do, and the line to change."""
+    """What the verdict proposes: the card to read, what to do, and where.
+
+    Attributes:
+        place, word: the line to change, or where none is known the line of the layer, and which of
+            the two it is.
+    """
 
     card: str
     title: Markup
     place: str
+    word: str
 
 
 def do_first(found: Sequence[Card]) -> DoFirst | None:
@@ -296,8 +324,11 @@ def do_first(found: Sequence[Card]) -> DoFirst | None:
     for card in (*helped, *with_fix):
         fix = card.fixes[0]
         place = fix.place or card.place
+        built = f"{card.layer.striptags()} is built at" if card.place_word == "built at" else "see"
+        word = "edit" if fix.place else built
         # a title that names the line already needs no second mention
-        return DoFirst(card.id, fix.title, "" if place in fix.title.striptags() else place)
+        known = place in fix.title.striptags()
+        return DoFirst(card.id, fix.title, "" if known else place, word)
     return None
 
 

@@ -89,13 +89,7 @@ def banners(diagnosis: Diagnosis, facts: RunFacts) -> tuple[Banner, ...]:
         found.append(Banner("warning", "Not everything was seen", _sentences(recording.limits)))
     # check looks at every step on purpose; watch and run promise not to be felt
     if diagnosis.command != "check" and facts.fraction is not None and facts.fraction > MUCH:
-        found.append(
-            Banner(
-                "warning",
-                "Watching slowed this run",
-                (sentence(f"{percent(facts.fraction)} of its time went to gradscope"),),
-            )
-        )
+        found.append(Banner("warning", "Watching slowed this run", _slowed(recording)))
     if recording.assumptions:
         found.append(
             Banner(
@@ -103,6 +97,30 @@ def banners(diagnosis: Diagnosis, facts: RunFacts) -> tuple[Banner, ...]:
             )
         )
     return tuple(found)
+
+
+def _slowed(recording: Recording) -> tuple[Markup, ...]:
+    """Where gradscope's own time went, in the words of the run strip's "Cost of watching"."""
+    steps = recording.steps[["step", "own_seconds", "step_seconds"]].dropna()
+    own, whole = steps["own_seconds"], steps["step_seconds"]
+    looked = steps["step"].isin(recording.gradients["step"].unique())
+    cost = f"{seconds(float(own.sum()))} of {seconds(float(whole.sum()))}"
+    texts = [f"{percent(float(own.sum() / whole.sum()))} of the time of its steps, {cost}, went to "
+             "gradscope"]  # fmt: skip
+    if looked.any() and not looked.all():
+        follow, sampled = float(own[~looked].median()), float(own[looked].median())
+        bare = float((whole - own).median())
+        count = plural(int(looked.sum()), "step")
+        texts.append(
+            f"a step by itself takes {seconds(bare)}; following it costs {seconds(follow)}, and "
+            f"{seconds(sampled)} on the {count} whose gradients were looked at (medians)"
+        )
+        if follow > MUCH * bare:
+            texts.append(
+                "what following costs does not grow with the model: it weighs on steps as short as "
+                "these, and less on longer ones"
+            )
+    return tuple(map(sentence, texts))
 
 
 def versions(recording: Recording) -> tuple[Fact, ...]:

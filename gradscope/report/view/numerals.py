@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
 from gradscope.report import numbers
 
 ABSENT = "–"
+DECADES = "decades"
+"""The unit of a decimal logarithm."""
+LARGEST = 300
+"""Decades up to which a float holds the factor."""
+_TIMES = re.compile(r"(?<=\d)x(?!\w)")
 
 
 def number(value: float | None) -> str:
@@ -26,6 +32,11 @@ def measured(value: float | None, unit: str) -> str:
     if unit in ("share", "fraction") and math.isfinite(value):
         return numbers.percent(value)
     text = numbers.number(value)
+    if unit == DECADES and abs(value) < LARGEST:
+        # a logarithm is said as the factor that the headline says, too
+        return f"{numbers.times(10**value)} ({text} {unit})"
+    if unit == "x":
+        return f"{text}x"
     # "ratio 0.002 ratio" would say it twice: these units only name the kind of number
     return text if unit in ("", "ratio", "share", "fraction") else f"{text} {unit}"
 
@@ -40,8 +51,13 @@ def seconds(value: float | None) -> str:
     return f"{numbers.number(value / 1e-6)} µs"
 
 
-def distance(value: float, limit: float | None) -> str:
-    """Where ``value`` lies from ``limit``: "1,600× below it"; "" without a limit or a number."""
+def distance(value: float, limit: float | None, unit: str = "") -> str:
+    """Where ``value`` lies from ``limit``: "1,600× below it"; "" without a limit or a number.
+
+    Of two numbers of decades the distance is that of the factors that they stand for.
+    """
+    if unit == DECADES and limit is not None and abs(value - limit) < LARGEST:
+        return distance(10 ** (value - limit), 1.0)
     if limit is None or not math.isfinite(value) or not math.isfinite(limit):
         return ""
     if value == limit:
@@ -53,6 +69,18 @@ def distance(value: float, limit: float | None) -> str:
     return f"{times(factor)} {side}" if factor >= 1.05 else f"just {side}"
 
 
+def away(value: float, limit: float, unit: str) -> str:
+    """``distance`` as the formats without a table say it: "640x below"."""
+    if unit == DECADES and abs(value - limit) < LARGEST:
+        return numbers.away(10 ** (value - limit), 1.0)
+    return numbers.away(value, limit)
+
+
 def times(factor: float) -> str:
     """A factor with the multiplication sign: ``1.6×``."""
-    return numbers.times(factor).replace("x", "×")
+    return crossed(numbers.times(factor))
+
+
+def crossed(text: str) -> str:
+    """``text`` with the multiplication sign behind its factors, for which ASCII has an x."""
+    return _TIMES.sub("×", text)

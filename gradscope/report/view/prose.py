@@ -9,11 +9,12 @@ from markupsafe import Markup, escape
 
 from gradscope.report.clean import one_line
 from gradscope.report.escape import scrub
+from gradscope.report.view.numerals import crossed
 
 WHOLE = 24
 """Characters up to which a name is kept on one line: a phone shows them."""
 _CODE = re.compile(r"`([^`]+)`")
-_POWER = re.compile(r"([×+-]?\d[\d.,]*e-\d+)")
+_POWER = re.compile(r"([×+-]?\d[\d.,]*e-\d+x?)")
 """A number with a negative power of ten, which a browser would break behind the hyphen."""
 _HEADING = re.compile(r"^##\s+(.+?)\s*$", re.MULTILINE)
 # raw HTML stays text: rule pages may come from other packages
@@ -42,7 +43,7 @@ def _text(part: str) -> Markup:
     pieces = _POWER.split(part)
     return Markup("").join(
         Markup('<span class="nowrap">{}</span>').format(piece) if at % 2 else escape(piece)
-        for at, piece in enumerate(pieces)
+        for at, piece in enumerate(map(crossed, pieces))
     )
 
 

@@ -8,12 +8,20 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
+from gradscope.diagnose import windows
 from gradscope.diagnose.finding import Finding
+from gradscope.diagnose.gains import layer_sizes
 from gradscope.diagnose.learning import loss_curve
 from gradscope.recording.reader import Recording
-from gradscope.report.view.layers import Layers
+from gradscope.report.clean import one_line
+from gradscope.report.view.layers import Layers, labels_of
 from gradscope.report.view.numerals import number
 from gradscope.report.view.sparkline import Line, sparkline
+
+_BY_DEPTH = ("GS101", "GS102")
+"""Codes of findings about the gradient's way from the loss to the input."""
+_NOT_BY_DEPTH = ("through-time", "learning-rate")
+"""... but for these kinds."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +42,14 @@ class Trend:
 def trend(finding: Finding, recording: Recording, layers: Layers) -> Trend | None:
     """The trend that shows ``finding``, None where nothing of the kind was recorded.
 
-    Of a finding about a layer that layer's gradient, beside the last layer's for comparison; of a
+    Of a finding about the gradient's way through the layers what arrives at both ends of it; of
+    another one about a layer that layer's gradient, beside the last layer's for comparison; of a
     finding about the whole model the loss.
     """
+    if finding.code in _BY_DEPTH and finding.kind not in _NOT_BY_DEPTH:
+        by_depth = _arriving(finding, recording)
+        if by_depth is not None:
+            return by_depth
     row = next(
         (
             found
@@ -55,10 +68,33 @@ def trend(finding: Finding, recording: Recording, layers: Layers) -> Trend | Non
         lines.insert(0, Line(last, _logs(layers.rms[-1]), "quiet"))
         other = f"{last}: {_ends(layers.rms[-1])}"
     caption = f"{name}: {_ends(layers.rms[row])}"
-    label = f"RMS of the gradient by step, logarithmic. {caption}. {other}"
+    label = f"RMS of the weights' gradient by step, logarithmic. {caption}. {other}"
     steps = layers.steps.astype(np.float64)
     svg = sparkline(steps, lines, label, _span(finding, steps))
-    return Trend(svg, f"Gradient RMS of {caption}", other) if svg else None
+    return Trend(svg, f"RMS of the weights' gradient in {caption}", other) if svg else None
+
+
+def _arriving(finding: Finding, recording: Recording) -> Trend | None:
+    """What the rule measured: the gradient's norm at the first and the last layer with weights."""
+    steps = windows.sampled_steps(recording, "activations")
+    _, found, norm = layer_sizes(recording, steps, None)
+    heard = [
+        row
+        for row, layer in enumerate(found)
+        if layer.kind == "weight" and np.isfinite(norm[row]).any()
+    ]
+    if len(heard) < 2:
+        return None
+    labels = labels_of(recording)
+    first, last = heard[0], heard[-1]
+    name, end = (labels.get(one_line(found[row].module), "the model") for row in (first, last))
+    caption = f"the output of {name}: {_ends(norm[first])}"
+    other = f"at the output of {end}: {_ends(norm[last])}"
+    lines = [Line(end, _logs(norm[last]), "quiet"), Line(name, _logs(norm[first]), "line")]
+    x = steps.astype(np.float64)
+    label = f"Norm of the gradient by step, logarithmic. At {caption}; {other}"
+    svg = sparkline(x, lines, label, _span(finding, x))
+    return Trend(svg, f"Gradient norm at {caption}", other) if svg else None
 
 
 def _loss(finding: Finding, recording: Recording) -> Trend | None:
