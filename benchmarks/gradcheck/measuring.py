@@ -114,9 +114,13 @@ def judge_mutations(nets: int, *, tell: Tell) -> list[Mutated]:
     return found
 
 
+LONG = 5.0
+"""Seconds of one size after which a tool is not tried on the next one, ten times as large."""
+
+
 def judge_scale(sizes: Sequence[int], tell: Tell) -> list[Sized]:
     """One linear layer of each size, a batch of eight."""
-    found = []
+    found: list[Sized] = []
     for size in sizes:
         width = round(size**0.5)
         case = Case(
@@ -125,8 +129,9 @@ def judge_scale(sizes: Sequence[int], tell: Tell) -> list[Sized]:
         )  # fmt: skip
         seconds: dict[str, float | None] = {}
         for tool in TOOLS:
-            # a tool's time grows with its evaluations: beyond a minute it is not tried
-            if "slow" in tool and size > 10_000:
+            # a tool whose time grows with the parameters is not tried where it would take minutes
+            before = found[-1].seconds[tool] if found else 0.0
+            if before is None or before > LONG:
                 seconds[tool] = None
                 continue
             one = Judged("", "right", None, "")
