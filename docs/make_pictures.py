@@ -1,6 +1,6 @@
 """Makes the pictures of reading-the-report.md: ``python docs/make_pictures.py``.
 
-Needs Chromium and the ``test`` extra. They show a sample report at 1,000 pixels in the light theme,
+Needs Chromium and the ``test`` extra. They show sample reports at 1,000 pixels in the light theme,
 reduced to 128 colours, which a page of text and lines does not miss.
 """
 
@@ -14,22 +14,25 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 DOCS = Path(__file__).parent
-REPORT = DOCS.parent / "reports" / "vanishing_sigmoid.html"
-PARTS: dict[str, str] = {
-    "verdict": "#verdict",
-    "finding": "#findings .card",
-    "map": "#map",
-    "depth": "#depth",
-    "gain": "#gain",
-    "curves": "#curves",
-    "updates": "#updates",
-    "units": "#units",
-    "formats": "#formats",
-    "noise": "#noise",
-    "checks": "#checks",
-    "layers": "#layers",
+REPORTS = DOCS.parent / "reports"
+PARTS: dict[str, dict[str, str]] = {
+    "vanishing_sigmoid": {
+        "verdict": "#verdict",
+        "finding": "#findings .card",
+        "map": "#map",
+        "depth": "#depth",
+        "gain": "#gain",
+        "curves": "#curves",
+        "updates": "#updates",
+        "units": "#units",
+        "formats": "#formats",
+        "noise": "#noise",
+        "checks": "#checks",
+        "layers": "#layers",
+    },
+    "wrong_backward": {"backward": "#gradcheck"},
 }
-"""Picture and what of the page is on it."""
+"""For each page its pictures, and what of the page is on them."""
 TALLEST = 1_500
 """Pixels after which a picture is cut: a whole card is longer than a reader scrolls."""
 
@@ -41,13 +44,16 @@ def main() -> None:
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         page = browser.new_page(viewport={"width": 1_000, "height": 900}, color_scheme="light")
-        page.goto(REPORT.as_uri())
-        page.evaluate("() => document.querySelectorAll('.plot').forEach(p => p.scrollIntoView())")
-        page.wait_for_function("() => !document.querySelector('.plot:not(.drawn)')")
-        # the bar is fixed to the window and would lie over what is photographed
-        page.add_style_tag(content=".bar { position: static !important }")
-        for name, selector in PARTS.items():
-            take(page, selector, DOCS / "pictures" / f"{name}.png")
+        for report, parts in PARTS.items():
+            page.goto((REPORTS / f"{report}.html").as_uri())
+            page.evaluate(
+                "() => document.querySelectorAll('.plot').forEach(p => p.scrollIntoView())"
+            )
+            page.wait_for_function("() => !document.querySelector('.plot:not(.drawn)')")
+            # the bar is fixed to the window and would lie over what is photographed
+            page.add_style_tag(content=".bar { position: static !important }")
+            for name, selector in parts.items():
+                take(page, selector, DOCS / "pictures" / f"{name}.png")
         browser.close()
 
 

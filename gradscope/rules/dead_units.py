@@ -129,7 +129,7 @@ def _finding(
         kind = "output"
     worst: Severity = "critical" if cause.dead == cause.units else "warning"
     severity, confidence = judged(worst if severe else "note", "strong", learning)
-    names = dict.fromkeys([s.module for s in feeder] + [w.module for w in dead])
+    names = dict.fromkeys([s.module for s in feeder] + [_name(recording, w) for w in dead])
     least = options.batches if cause.batches >= options.batches else options.whole_batches
     return Finding(
         code=DeadUnits.code,

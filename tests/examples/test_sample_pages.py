@@ -8,6 +8,7 @@ import pytest
 from test_examples import SICK, WELL
 
 import gradscope
+from gradscope.report import page_assets, theme
 
 ROOT = Path(__file__).parents[2]
 BUDGET = 1_000_000
@@ -35,6 +36,14 @@ def test_a_page_is_small_and_of_this_version(page):
     assert f"Made by gradscope {gradscope.__version__}." in text
     assert str(ROOT) not in text
     assert "The run ended early" not in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_has_the_look_and_the_scripts_of_today(page):
+    """A page that was made before the report changed shows what the report no longer is."""
+    text = page.read_text(encoding="utf-8")
+    assert f"<style>{theme.style_sheet()}{page_assets.styles()}</style>" in text
+    assert f"<script>{page_assets.scripts()}</script>" in text
 
 
 @pytest.mark.parametrize("name", SICK)

@@ -307,6 +307,24 @@ def test_a_large_run_opens_and_shows_the_largest_of_each_column(opened: Opener) 
     assert view.complaints == []
 
 
+@pytest.mark.slow
+def test_the_largest_page_answers_within_its_budget(browser: Browser, tmp_path: Path) -> None:
+    """Counted in the processor time of the page's thread: a busy machine must not decide it."""
+    path = tmp_path / "large.html"
+    shape = Shape(layers=999, steps=10_000, every=5_000, decades=0.008, sampled=400)
+    path.write_text(render(diagnosis(shape)), encoding="utf-8")
+    context = browser.new_context(viewport={"width": 1_280, "height": 900}, offline=True)
+    page = context.new_page()
+    session = context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page.goto(path.as_uri(), wait_until="domcontentloaded", timeout=120_000)
+    page.keyboard.press("?")
+    expect(page.locator("#keys-dialog")).to_be_visible()
+    metrics = {m["name"]: m["value"] for m in session.send("Performance.getMetrics")["metrics"]}
+    context.close()
+    assert 0.01 < metrics["TaskDuration"] < 1.5
+
+
 def test_printing_from_the_menu_draws_what_was_never_in_view(opened: Opener, sick: str) -> None:
     page = opened(sick, color_scheme="dark").page
     page.evaluate(

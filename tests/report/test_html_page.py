@@ -298,7 +298,7 @@ def test_do_first_leads_to_the_line_that_changes() -> None:
     moved = replace(first, location=Location(FILE, 3))
     head = render(replace(diagnosis(), findings=(moved, *others)))
     head = head[head.index('class="do-first"') : head.index('class="strip"')]
-    assert 'edit <span class="mono">examples/vanishing_sigmoid.py:16</span>' in head
+    assert 'Edit <span class="mono">examples/vanishing_sigmoid.py:16</span>' in head
 
 
 def test_the_confidence_of_an_estimate_says_what_it_rests_on(sick: str) -> None:

@@ -14,16 +14,17 @@ from torch import nn
 from torch.nn import functional
 
 import gradscope
+from gradscope.cli import main
 from gradscope.diagnose.finding import Evidence, Location
 from gradscope.report.figures.depth import depth_figures
 from gradscope.report.figures.gradient_map import gradient_map
 from gradscope.report.figures.units import units_figure
 from gradscope.report.html import render
 from gradscope.report.run_facts import run_facts
-from gradscope.report.view import facts
+from gradscope.report.view import facts, prose
 from gradscope.report.view.cards import cards, do_first
 from gradscope.report.view.layers import layers_of
-from gradscope.report.view.numerals import away, distance, measured
+from gradscope.report.view.numerals import away, crossed, distance, measured
 from gradscope.report.view.trend import trend
 
 BUILT = 15
@@ -85,6 +86,18 @@ def test_decades_are_said_as_the_factor_of_the_headline() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("grows 19.4x, limit 1,000x", "grows 19.4×, limit 1,000×"),
+        ("2.6e8x and 1e-3x", "2.6e8× and 1e-3×"),
+        ("conv3x, layer.2x, a 3x3 kernel, 0x1f", "conv3x, layer.2x, a 3x3 kernel, 0x1f"),
+    ],
+)
+def test_a_factor_gets_its_sign_and_a_name_stays(text: str, shown: str) -> None:
+    assert crossed(text) == shown
+
+
 # ---------------------------------------------------------------------- how much arrives
 
 
@@ -96,10 +109,10 @@ def test_the_reading_tells_the_two_ends_that_are_drawn() -> None:
     depth, _ = depth_figures(recording(Shape(layers=4, steps=40, decades=0.3)), frozenset())
     assert depth.table is not None
     norms = {row[0]: float(row[2].replace(",", "")) for row in depth.table.rows}
-    said = re.match(r"The gradient is ([\d.]+)x smaller at layers.0 than at head", depth.reading)
+    said = re.match(r"The gradient is ([\d.]+)× smaller at layers.0 than at head", depth.reading)
     assert said is not None
     assert float(said[1]) == pytest.approx(norms["head"] / norms["layers.0"], rel=0.03)
-    assert depth.reading.endswith("; less than 100x is usual.")
+    assert depth.reading.endswith("; less than 100× is usual.")
 
 
 def test_a_gradient_that_vanishes_is_not_called_usual() -> None:
@@ -110,7 +123,7 @@ def test_a_gradient_that_vanishes_is_not_called_usual() -> None:
 
 
 def test_a_gradient_that_grows_and_one_that_keeps_its_size() -> None:
-    assert re.search(r"is [\d,.]+x larger at", reading(Shape(layers=6, steps=40, decades=-0.4)))
+    assert re.search(r"is [\d,.]+× larger at", reading(Shape(layers=6, steps=40, decades=-0.4)))
     assert "about as large at layers.0 as at head" in reading(Shape(3, 40, decades=0.0))
 
 
@@ -200,7 +213,7 @@ def test_every_stretch_that_changes_is_named_by_its_line() -> None:
     assert view.fixes[0].place == "m.py:21, 23, 41"
     first = do_first([view])
     assert first is not None
-    assert (first.word, first.place) == ("edit", "m.py:21, 23, 41")
+    assert (first.word, first.place) == ("Edit", "m.py:21, 23, 41")
 
 
 def test_without_a_diff_the_line_is_that_of_the_layer_and_said_so() -> None:
@@ -210,7 +223,7 @@ def test_without_a_diff_the_line_is_that_of_the_layer_and_said_so() -> None:
     assert (first.word, first.place) == ("layers.0 is built at", f"{FILE}:{BUILT}")
     first = do_first([card(fixes=(fix,), location=Location(FILE, 9))])
     assert first is not None
-    assert (first.word, first.place) == ("see", f"{FILE}:9")
+    assert (first.word, first.place) == ("See", f"{FILE}:9")
 
 
 # ---------------------------------------------------------------------- the cost
@@ -227,3 +240,16 @@ def test_the_banner_about_the_cost_adds_up(tmp_path: Path) -> None:
     assert "40 % of the time of its steps, 200 ms of 500 ms, went to gradscope." in text
     assert "following it costs 1 ms, and 6 ms on the 20 steps whose gradients" in text
     assert "it weighs on steps as short as these" in text
+
+
+# ---------------------------------------------------------------------- the rule's page
+
+
+def test_the_page_of_a_rule_is_the_one_that_the_command_prints(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """``gradscope rules CODE`` and the report show one file."""
+    assert main(["rules", "GS101"]) == 0
+    printed = capsys.readouterr().out
+    assert "## Why it hurts" in printed
+    assert str(prose.page(printed)).strip() in render(diagnosis())

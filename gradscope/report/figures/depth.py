@@ -22,11 +22,11 @@ from gradscope.report.figures.figure import (
     power_ticks,
     row_axis,
 )
-from gradscope.report.numbers import plural, times
+from gradscope.report.numbers import plural
 from gradscope.report.summary import others
 from gradscope.report.theme import colour
 from gradscope.report.view.layers import Cell, labels_of, layers_of
-from gradscope.report.view.numerals import number
+from gradscope.report.view.numerals import number, times
 
 MARKED = 40
 """Most layers whose points get markers of their own; more would hide the line."""
@@ -271,7 +271,7 @@ def _span(last: DepthProfile, front: tuple[str, Layer], end: tuple[str, Layer]) 
         text += f"{high})"
     # the words must not sound worse than the check that judges the same number
     harmless = ratio < 1 and last.decades <= VANISHED
-    return f"{text}; less than {number(10**VANISHED)}x is usual." if harmless else f"{text}."
+    return f"{text}; less than {times(10**VANISHED)} is usual." if harmless else f"{text}."
 
 
 def _gain_reading(last: DepthProfile) -> str:

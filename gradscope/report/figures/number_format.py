@@ -26,7 +26,7 @@ from gradscope.report.view.layers import Layers
 from gradscope.report.view.numerals import percent
 
 _LIMITS: tuple[tuple[int, str, Literal["left", "right"]], ...] = (
-    (-126, "float32 min", "left"),
+    (-126, "float32, bfloat16 min", "left"),
     (-24, "float16 min", "right"),
     (-14, "float16 full", "left"),
     (16, "float16 max", "right"),

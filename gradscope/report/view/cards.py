@@ -324,8 +324,8 @@ def do_first(found: Sequence[Card]) -> DoFirst | None:
     for card in (*helped, *with_fix):
         fix = card.fixes[0]
         place = fix.place or card.place
-        built = f"{card.layer.striptags()} is built at" if card.place_word == "built at" else "see"
-        word = "edit" if fix.place else built
+        built = f"{card.layer.striptags()} is built at" if card.place_word == "built at" else "See"
+        word = "Edit" if fix.place else built
         # a title that names the line already needs no second mention
         known = place in fix.title.striptags()
         return DoFirst(card.id, fix.title, "" if known else place, word)

@@ -12,7 +12,8 @@ DECADES = "decades"
 """The unit of a decimal logarithm."""
 LARGEST = 300
 """Decades up to which a float holds the factor."""
-_TIMES = re.compile(r"(?<=\d)x(?!\w)")
+_TIMES = re.compile(r"(?<![\w.])(\d[\d,.]*(?:e-?\d+)?)x(?!\w)")
+"""A factor, and no name that ends like one (conv3x)."""
 
 
 def number(value: float | None) -> str:
@@ -83,4 +84,4 @@ def times(factor: float) -> str:
 
 def crossed(text: str) -> str:
     """``text`` with the multiplication sign behind its factors, for which ASCII has an x."""
-    return _TIMES.sub("×", text)
+    return _TIMES.sub(r"\1×", text)
