@@ -162,7 +162,7 @@ def test_reasons_quote_the_evidence_and_the_measured_slope(study):
     evidence = (Evidence("gradient lost", 7.25, "decades", 2.0), Evidence("third", 1.0))
     fix = done.fixes("GS101", "activation-slope", modules=("1",), evidence=evidence)
     reason = fix["replace-activation"].reason
-    assert reason.startswith("gradient lost 7.25 decades (limit 2), third 1: ")
+    assert reason.startswith("gradient lost 1.8e7x (limit 100x), third 1: ")
     # half of the largest slope of a sigmoid, 1/4
     assert "measured mean 0.12" in reason
 

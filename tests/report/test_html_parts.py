@@ -17,7 +17,7 @@ from gradscope.report.figures import all_figures
 from gradscope.report.figures.blocks import ROWS, blocks
 from gradscope.report.figures.figure import Rows, nice_step_ticks, power_ticks, shortened
 from gradscope.report.figures.gradient_map import COLUMNS, gradient_map
-from gradscope.report.view.layers import Cell, Layers, layers_of
+from gradscope.report.view.layers import Cell, Layers, labelled, layers_of
 from gradscope.report.view.numerals import distance, measured, seconds
 from gradscope.report.view.prose import page, section, sentence
 from gradscope.report.view.sparkline import Line, sparkline
@@ -243,6 +243,20 @@ def test_a_name_that_is_only_a_number_is_shown_with_its_class() -> None:
     layers = layers_of(recording(Shape(layers=3, steps=2, names=("0", "2", "block.4"))))
     assert layers.names == ["0", "2", "block.4", "head"]
     assert layers.labels == ["0 Linear", "2 Linear", "block.4", "head"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("optimizer0.param_groups.0.6", "optimizer's tensor 6"),
+        ("optimizer1.param_groups.0.6", "optimizer's tensor 1.0.6"),
+        ("my.optimizer0.param_groups.0.6", "my.optimizer0.param_groups.0.6"),
+    ],
+)
+def test_a_tensor_that_only_an_optimizer_holds_is_called_by_its_place(
+    name: str, shown: str
+) -> None:
+    assert labelled(name, "parameter") == shown
 
 
 def test_blocks_follow_the_paths_and_cover_every_layer_once() -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional
 import gradscope
 from gradscope.cli import main
 from gradscope.diagnose.finding import Evidence, Location
+from gradscope.report.figures import all_figures
 from gradscope.report.figures.depth import depth_figures
 from gradscope.report.figures.gradient_map import gradient_map
 from gradscope.report.figures.units import units_figure
@@ -73,8 +74,17 @@ def test_the_map_says_that_it_shows_the_weights() -> None:
     assert figure.scale.title == "RMS of the weights' gradient"
 
 
+def test_beside_a_finding_about_depth_the_map_points_to_the_next_figure() -> None:
+    made = diagnosis()
+    pointer = "GS101 is about what arrives at each layer's output: that is the next figure."
+    assert all_figures(made, layers_of(made.recording))[0].reading.endswith(pointer)
+    made = replace(made, findings=made.findings[1:])
+    assert "next figure" not in all_figures(made, layers_of(made.recording))[0].reading
+
+
 def test_decades_are_said_as_the_factor_of_the_headline() -> None:
-    assert measured(8.42, "decades") == "2.6e8x (8.42 decades)"
+    assert measured(8.42, "decades") == "2.6e8x"
+    assert measured(-0.2, "decades") == "-0.2 decades"
     assert measured(400.0, "decades") == "400 decades"
     assert measured(0.879, "x") == "0.879x"
     assert distance(8.42, 1.8, "decades") == "4.2e6× above it"
@@ -82,7 +92,7 @@ def test_decades_are_said_as_the_factor_of_the_headline() -> None:
     assert away(8.42, 1.8, "decades") == "6.6 orders of magnitude above"
     row = card(evidence=(Evidence("lost", 3.0, "decades", 2.0),)).evidence[0]
     assert (row.value, row.limit, row.distance) == (
-        "1,000× (3 decades)", "100× (2 decades)", "10× above it",
+        "1,000×", "100×", "10× above it",
     )  # fmt: skip
 
 
@@ -127,6 +137,17 @@ def test_a_gradient_that_grows_and_one_that_keeps_its_size() -> None:
     assert "about as large at layers.0 as at head" in reading(Shape(3, 40, decades=0.0))
 
 
+def test_what_grows_is_told_beside_what_shrinks() -> None:
+    run = recording(Shape(layers=4, steps=40, decades=0.4))
+    _, gain = depth_figures(run, frozenset())
+    assert re.search(
+        r"the gradient shrinks .+× in activations and shrinks .+× in weights", gain.reading
+    )
+    run = recording(Shape(layers=4, steps=40, decades=-0.4))
+    _, gain = depth_figures(run, frozenset())
+    assert re.search(r"the gradient grows .+× in weights and grows .+× in act", gain.reading)
+
+
 # ---------------------------------------------------------------------- real layers
 
 
@@ -164,8 +185,8 @@ def test_units_are_named_after_the_layer_whose_they_are(dead: gradscope.Recordin
     figure = units_figure(dead, frozenset())
     assert figure.table is not None
     rows = {row[:2]: row[2:4] for row in figure.table.rows}
-    assert rows["first", "relu"] == ("16", "0")
-    assert rows["second", "relu"] == ("12", "12")
+    assert rows["first", "relu, a function"] == ("16", "0")
+    assert rows["second", "relu, a function"] == ("12", "12")
     assert ("third", "act") in rows
     assert "most in second behind its relu, where 100 % of the units" in figure.reading
     assert "second → relu" in figure.data["labels"]
@@ -177,7 +198,7 @@ def test_a_bar_is_marked_where_the_finding_names_its_activation(dead: gradscope.
     figure = units_figure(dead, frozenset({"act"}))
     assert figure.plot is not None
     ticks = figure.plot.layout.yaxis.ticktext
-    assert [text for text in ticks if text.startswith("▲")] == ["▲ third → act"]
+    assert [text for text in ticks if text.startswith("▲")] == ["▲ third → ReLU"]
 
 
 def test_zero_is_called_zero(dead: gradscope.Recording) -> None:
@@ -218,6 +239,8 @@ def test_every_stretch_that_changes_is_named_by_its_line() -> None:
 
 def test_without_a_diff_the_line_is_that_of_the_layer_and_said_so() -> None:
     fix = replace(findings()[0].fixes[0], diff=None, snippet="x = 1")
+    placeholders = card(fixes=(replace(fix, applicability="placeholders"),)).fixes[0]
+    assert placeholders.meaning.startswith("no line could be changed for you")
     first = do_first([card(fixes=(fix,), location=Location(FILE, BUILT))])
     assert first is not None
     assert (first.word, first.place) == ("layers.0 is built at", f"{FILE}:{BUILT}")

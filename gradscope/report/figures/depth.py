@@ -32,6 +32,8 @@ MARKED = 40
 """Most layers whose points get markers of their own; more would hide the line."""
 LEAST = 2.0
 """Least decades from end to end of the axis: the line of a healthy run must look upright."""
+SLIGHT = 0.05
+"""Decades by which a part must change the gradient to be named."""
 EVEN = 1.5
 """Factor between two layers up to which their gradients count as equally large."""
 _PROFILE_HELP = (
@@ -281,22 +283,17 @@ def _gain_reading(last: DepthProfile) -> str:
         "everything else": last.other_decades,
     }
     known = {name: value for name, value in parts.items() if math.isfinite(value)}
-    lost = {name: value for name, value in known.items() if value > 0.05}
     if not known:
         return "The gains behind the first weights are not known."
-    if not lost:
-        grown = -sum(known.values())
-        return (
-            f"No part shrinks the gradient; together they multiply it by {times(10**grown)[:-1]}."
-            if grown < 300
-            else "No part shrinks the gradient."
-        )
     texts = [
-        f"{times(10 ** min(value, 300))} in {name}"
-        for name, value in sorted(lost.items(), key=lambda i: -i[1])
+        f"{'shrinks' if value > 0 else 'grows'} {times(10 ** min(abs(value), 300))} in {name}"
+        for name, value in sorted(known.items(), key=lambda item: -item[1])
+        if abs(value) > SLIGHT
     ]
-    parts_said = " and ".join(part for part in (", ".join(texts[:-1]), texts[-1]) if part)
-    return f"Behind the first weights the gradient shrinks {parts_said}."
+    if not texts:
+        return "Behind the first weights no part changes the gradient's size."
+    said = " and ".join(part for part in (", ".join(texts[:-1]), texts[-1]) if part)
+    return f"Behind the first weights the gradient {said}."
 
 
 def _gain_ticks(low: float, high: float) -> list[float]:

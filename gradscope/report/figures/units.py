@@ -49,6 +49,7 @@ class _Units:
     reader: str
     layer: str
     activation: str
+    place: str
     units: int
     dead: int
     flat: int
@@ -74,7 +75,7 @@ def units_figure(recording: Recording, marked: frozenset[str]) -> Figure:
     table = NumberTable(
         ("layer", "activation", "units", "dead", "flat", "mean slope", "batches"),
         tuple(
-            (item.layer or ABSENT, item.activation, f"{item.units:,}", f"{item.dead:,}",
+            (item.layer or ABSENT, item.place, f"{item.units:,}", f"{item.dead:,}",
              f"{item.flat:,}", percent(item.slope), f"{item.batches:,}")
             for item in found
         ),
@@ -140,6 +141,9 @@ def _states(recording: Recording) -> list[_Units]:
     frame = frame[frame["step"].isin(window)]
     dead = {(w.module_id, w.activation): w for w in unit_windows(recording)}
     labels = labels_of(recording)
+    modules = recording.modules
+    kinds = {one_line(str(n)): one_line(str(t)) for n, t in zip(modules["name"], modules["type"],
+                                                                strict=True)}  # fmt: skip
     order = recording.modules["order"].to_dict()
     found: list[tuple[float, _Units]] = []
     for (module, role, kind), rows in frame.groupby(["module_id", "role", "activation"]):
@@ -158,7 +162,8 @@ def _states(recording: Recording) -> list[_Units]:
             name=layer or name,
             reader=name,
             layer=labels.get(layer, layer) or ("" if owner is None else "the model"),
-            activation=function if role == Role.INPUT else labels.get(name, name),
+            activation=kinds.get(name, function) if role != Role.INPUT else function,
+            place=labels.get(name, name) if role != Role.INPUT else f"{function}, a function",
             units=int(rows["looked_at"].iloc[-1]),
             dead=gone,
             flat=max(0, flat - gone),

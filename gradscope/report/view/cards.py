@@ -264,6 +264,8 @@ def _fix(fix: Fix) -> FixView:
     word, meaning = _APPLICABILITY[fix.applicability]
     diff = scrub(fix.diff) if fix.diff else ""
     snippet = "\n".join(lines(scrub(fix.snippet))) if fix.snippet and not diff else ""
+    if snippet and fix.applicability == "placeholders":
+        meaning = "no line could be changed for you: put this where it belongs, with your names"
     return FixView(
         title=sentence(fix.title),
         reason=sentence(fix.reason),

@@ -6,6 +6,7 @@ are sufficient statistics), so one layer has one gradient RMS whatever its weigh
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -102,8 +103,19 @@ class Layers:
         return names.index(owner) if owner in names else None
 
 
+_HELD = re.compile(r"optimizer(\d+)\.param_groups\.(\d+)\.(\d+)")
+"""How a tensor is called that an optimizer holds and no module does."""
+
+
 def labelled(name: str, kind: str) -> str:
-    """``name``, followed by the class ``kind`` where it says nothing itself: "3 Linear"."""
+    """``name``, followed by the class ``kind`` where it says nothing itself: "3 Linear".
+
+    A tensor that only an optimizer holds is called by its place there.
+    """
+    if held := _HELD.fullmatch(name):
+        optimizer, group, index = held.groups()
+        plain = optimizer == group == "0"
+        return f"optimizer's tensor {index if plain else '.'.join(held.groups())}"
     return f"{name} {kind}" if name.isdecimal() else name
 
 

@@ -33,9 +33,9 @@ def measured(value: float | None, unit: str) -> str:
     if unit in ("share", "fraction") and math.isfinite(value):
         return numbers.percent(value)
     text = numbers.number(value)
-    if unit == DECADES and abs(value) < LARGEST:
+    if unit == DECADES and 0 <= value < LARGEST:
         # a logarithm is said as the factor that the headline says, too
-        return f"{numbers.times(10**value)} ({text} {unit})"
+        return numbers.times(10**value)
     if unit == "x":
         return f"{text}x"
     # "ratio 0.002 ratio" would say it twice: these units only name the kind of number

@@ -46,7 +46,7 @@ def trend(finding: Finding, recording: Recording, layers: Layers) -> Trend | Non
     another one about a layer that layer's gradient, beside the last layer's for comparison; of a
     finding about the whole model the loss.
     """
-    if finding.code in _BY_DEPTH and finding.kind not in _NOT_BY_DEPTH:
+    if is_by_depth(finding):
         by_depth = _arriving(finding, recording)
         if by_depth is not None:
             return by_depth
@@ -72,6 +72,11 @@ def trend(finding: Finding, recording: Recording, layers: Layers) -> Trend | Non
     steps = layers.steps.astype(np.float64)
     svg = sparkline(steps, lines, label, _span(finding, steps))
     return Trend(svg, f"RMS of the weights' gradient in {caption}", other) if svg else None
+
+
+def is_by_depth(finding: Finding) -> bool:
+    """Whether a finding is about what arrives at the layers' outputs."""
+    return finding.code in _BY_DEPTH and finding.kind not in _NOT_BY_DEPTH
 
 
 def _arriving(finding: Finding, recording: Recording) -> Trend | None:
