@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 # Several threads change the order of sums, and with it the last digits; they also make small
 # models slower. Set before torch is imported anywhere.
@@ -11,6 +12,10 @@ import pytest
 import torch
 
 import gradscope
+
+sys.path.append(str(Path(__file__).parent / "processes"))
+
+from warm import WarmPython
 
 torch.set_num_threads(1)
 
@@ -26,6 +31,14 @@ def _no_outside_settings(monkeypatch):
         monkeypatch.delenv(name)
     # trials train a model many times over: only the tests of trials ask for them
     monkeypatch.setenv("GRADSCOPE_TRY_FIXES", "0")
+
+
+@pytest.fixture(scope="session")
+def python():
+    """Runs commands of Python in processes of their own, without loading torch for each."""
+    warm = WarmPython()
+    yield warm
+    warm.close()
 
 
 @pytest.fixture(autouse=True)

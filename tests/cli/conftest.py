@@ -1,4 +1,7 @@
-"""The command as a person runs it: a process of its own, in an empty folder."""
+"""The command as a person runs it: a process of its own, in an empty folder.
+
+Most of them begin as a fork, see tests/processes; ``anew`` and ``start`` begin an interpreter.
+"""
 
 import os
 import subprocess
@@ -7,13 +10,15 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from warm import WarmPython
 
 
 class Terminal:
     """A folder, and the command run in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: WarmPython) -> None:
         self.folder = folder
+        self.python = python
         self.environment = {
             name: value
             for name, value in os.environ.items()
@@ -34,6 +39,11 @@ class Terminal:
         )  # fmt: skip
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess:
+        return self.python.run(
+            "-m", "gradscope", *arguments, folder=self.folder, environment=self.environment
+        )
+
+    def anew(self, *arguments: str) -> subprocess.CompletedProcess:
         process = self.start(*arguments)
         out, err = process.communicate(timeout=240)
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
@@ -44,8 +54,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path) -> Terminal:
-    return Terminal(tmp_path)
+def terminal(tmp_path, python) -> Terminal:
+    return Terminal(tmp_path, python)
 
 
 HEALTHY = """

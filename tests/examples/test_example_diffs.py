@@ -45,8 +45,7 @@ def test_the_diff_mends_the_example(name, tmp_path, monkeypatch):
         input=diff, text=True, cwd=tmp_path, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    monkeypatch.setattr(labels, "EXAMPLES", Path(tmp_path))
-    losses, moved = labels.train(name, seed=0)
+    losses, moved = labels.train(name, 0, tmp_path)
     assert math.isfinite(labels.last(losses))
     assert labels.last(losses) < 0.5 * labels.LN_10
     assert all(moved.values()), moved

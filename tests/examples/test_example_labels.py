@@ -4,6 +4,7 @@ A sick example must not learn (or, where only a part of it is sick, that part mu
 mended twin and the healthy ones must learn, every part of them. Three seeds each.
 """
 
+import functools
 import inspect
 import itertools
 import math
@@ -33,10 +34,11 @@ WRONG_GRADIENT = "wrong_backward"
 HEALTHY = ("healthy_resnet", "healthy_transformer", "healthy_lstm")
 
 
-def train(name, seed):
-    """Train the example; return its losses and how far each parameter went from its start."""
+@functools.cache
+def train(name, seed, folder=EXAMPLES):
+    """Train the example; return its losses and whether each parameter went from its start."""
     torch.manual_seed(seed)
-    found = runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name=name)
+    found = runpy.run_path(str(folder / f"{name}.py"), run_name=name)
     model = model_of(found)
     optimizer = found.get("optimizer") or found["make_optimizer"](model)
     start = {path: value.detach().clone() for path, value in model.named_parameters()}
@@ -121,7 +123,7 @@ def test_autoencoder_explains_most_of_the_variance(seed):
 
 @pytest.mark.parametrize("name", NOT_LEARNING)
 def test_only_those_of_a_nan_make_anything_non_finite(name):
-    losses, _ = train(name, seed=0)
+    losses, _ = train(name, 0)
     assert all(map(math.isfinite, losses)) == (name not in NOT_FINITE)
 
 

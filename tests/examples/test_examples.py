@@ -3,10 +3,8 @@
 That each example is what it claims to be is measured in test_example_labels.py, without gradscope.
 """
 
+import functools
 import json
-import os
-import subprocess
-import sys
 from importlib import resources
 from pathlib import Path
 
@@ -40,22 +38,16 @@ WELL = (
 )
 
 
-def run(command, folder):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+@pytest.fixture
+def check(python, tmp_path):
+    """Gives the process and the JSON result of ``gradscope check`` on an example."""
+    return functools.partial(checked, python, tmp_path)
 
 
-def check(name, folder):
-    """Exit code, JSON result and page of ``gradscope check`` on an example."""
+def checked(python, folder, name):
     outputs = ["--run-dir", "run", "--report", "report.html", "--output", "result.json"]
-    result = run(["-m", "gradscope", "check", str(EXAMPLES / f"{name}.py"), *outputs], folder)
+    file = str(EXAMPLES / f"{name}.py")
+    result = python.run("-m", "gradscope", "check", file, *outputs, folder=folder)
     # Python itself exits with 1 when an import fails: then there is no result
     assert result.returncode in (0, 1), result.stderr
     assert (folder / "result.json").exists(), result.stderr
@@ -71,9 +63,9 @@ def seen(document):
 
 
 @pytest.mark.parametrize("name", SICK)
-def test_sick_example_gets_its_code_at_the_right_module(name, tmp_path):
+def test_sick_example_gets_its_code_at_the_right_module(name, check):
     code, module = SICK[name]
-    result, document = check(name, tmp_path)
+    result, document = check(name)
     assert result.returncode == 1, seen(document)
     first = document["findings"][0]
     assert first["code"] == code, seen(document)
@@ -86,13 +78,13 @@ def test_sick_example_gets_its_code_at_the_right_module(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", WELL)
-def test_well_example_gets_exit_code_0(name, tmp_path):
-    result, document = check(name, tmp_path)
+def test_well_example_gets_exit_code_0(name, check):
+    result, document = check(name)
     assert result.returncode == 0, seen(document)
 
 
-def test_logarithm_of_zero_is_found_in_operation_line_and_samples(tmp_path):
-    _, document = check("nan_log", tmp_path)
+def test_logarithm_of_zero_is_found_in_operation_line_and_samples(check):
+    _, document = check("nan_log")
     origin = document["findings"][0]["origin"]
     source = (EXAMPLES / "nan_log.py").read_text(encoding="utf-8").splitlines()
     assert origin["operation"] == "log"
@@ -107,9 +99,9 @@ def test_every_example_is_checked():
 
 
 @pytest.mark.parametrize(("flags", "expected"), [([], ["GS403"]), (["--mended"], [])])
-def test_wrapped_loop_finds_the_head_that_is_not_trained(flags, expected, tmp_path):
-    script = [str(EXAMPLES / "wrapped_loop.py"), "--run-dir", "runs/loop"]
-    result = run([*script, *flags], tmp_path)
+def test_wrapped_loop_finds_the_head_that_is_not_trained(flags, expected, python, tmp_path):
+    script = str(EXAMPLES / "wrapped_loop.py")
+    result = python.run(script, "--run-dir", "runs/loop", *flags, folder=tmp_path)
     assert result.returncode == 0, result.stderr
     found = [line for line in result.stdout.splitlines() if line.startswith("GS")]
     assert [line.split()[0] for line in found] == expected

@@ -1,9 +1,5 @@
 """Processes that a script starts by itself and that train: each has a file, the run shows them."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 import gradscope
@@ -37,13 +33,10 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_each_process_that_trains_has_its_file(method, tmp_path):
+def test_each_process_that_trains_has_its_file(method, python, tmp_path):
     (tmp_path / "hogwild.py").write_text(HOGWILD)
-    done = subprocess.run(
-        [sys.executable, "-m", "gradscope", "run", "--run-dir", "run", "hogwild.py", method],
-        cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    words = ("-m", "gradscope", "run", "--run-dir", "run", "hogwild.py", method)
+    done = python.run(*words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     run = gradscope.load_run(tmp_path / "run")
     (other,) = run.shards.values()

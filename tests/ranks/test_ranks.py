@@ -70,27 +70,18 @@ end(model)
 )
 
 
-def in_two(folder, *words):
+def in_two(python, folder, *words):
     """Exit code, stdout and stderr of each of two ranks, as torchrun would start them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, *words], cwd=folder, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, stdin=subprocess.DEVNULL,
-            env=os.environ | group | {"RANK": str(rank), "OMP_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        said = [rank.communicate(timeout=600) for rank in ranks]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
-    return [(rank.returncode, *both) for rank, both in zip(ranks, said, strict=True)]
+    ranks = python.together(
+        [words] * 2,
+        folder=folder,
+        environments=[os.environ | group | {"RANK": str(rank)} for rank in range(2)],
+    )
+    return [(rank.returncode, rank.stdout, rank.stderr) for rank in ranks]
 
 
 def norms(said):
@@ -99,15 +90,15 @@ def norms(said):
     return {int(step): list(map(float, values)) for step, *values in lines}
 
 
-def watched(tmp_path, text, *words):
+def watched(python, tmp_path, text, *words):
     (tmp_path / "train.py").write_text(text)
     options = ("--run-dir", "run", "-o", "out.json")
-    return in_two(tmp_path, "-m", "gradscope", "run", *options, "train.py", *words)
+    return in_two(python, tmp_path, "-m", "gradscope", "run", *options, "train.py", *words)
 
 
-def test_replicas_show_the_reduced_gradient_and_nothing_is_added(tmp_path):
-    ours = watched(tmp_path, REPLICAS)
-    plain = in_two(tmp_path, "train.py")
+def test_replicas_show_the_reduced_gradient_and_nothing_is_added(python, tmp_path):
+    ours = watched(python, tmp_path, REPLICAS)
+    plain = in_two(python, tmp_path, "train.py")
     assert [one[:2] for one in ours] == [one[:2] for one in plain]
     assert plain[0][1].splitlines()[-1].split()[2] == plain[1][1].split()[2]
     assert ours[1][2] == "", "only rank 0 tells"
@@ -129,9 +120,9 @@ def test_replicas_show_the_reduced_gradient_and_nothing_is_added(tmp_path):
     assert "GS701" in passed
 
 
-def test_the_parts_of_sharded_parameters_add_up(tmp_path):
-    ours = watched(tmp_path, SHARDS)
-    plain = in_two(tmp_path, "train.py")
+def test_the_parts_of_sharded_parameters_add_up(python, tmp_path):
+    ours = watched(python, tmp_path, SHARDS)
+    plain = in_two(python, tmp_path, "train.py")
     assert [one[:2] for one in ours] == [one[:2] for one in plain]
 
     run = gradscope.load_run(tmp_path / "run")
@@ -156,8 +147,8 @@ def test_the_parts_of_sharded_parameters_add_up(tmp_path):
     assert run.limits == ()
 
 
-def test_a_rank_that_dies_is_named_and_its_part_is_there(tmp_path):
-    first, second = watched(tmp_path, REPLICAS, "dies")
+def test_a_rank_that_dies_is_named_and_its_part_is_there(python, tmp_path):
+    first, second = watched(python, tmp_path, REPLICAS, "dies")
     assert second[0] == 9
     assert first[0] == 1, "it fails in the next reduction"
     run = gradscope.load_run(tmp_path / "run")

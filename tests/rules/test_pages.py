@@ -14,8 +14,6 @@ import os
 import re
 import runpy
 import socket
-import subprocess
-import sys
 
 import pytest
 
@@ -57,26 +55,18 @@ def watched(file, _folder):
     return from_folder(scope.folder)
 
 
-def in_ranks(file, folder, ranks):
+def in_ranks(python, file, folder, ranks):
     """The diagnosis of a script that ``ranks`` processes of one group have run, as of torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     group = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, file.name], cwd=file.parent,
-            env=os.environ | group | {"RANK": str(rank)}, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(ranks)
-    ]  # fmt: skip
-    try:
-        said = [process.communicate(timeout=120)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * ranks, "\n".join(said)
+    done = python.together(
+        [[file.name]] * ranks,
+        folder=file.parent,
+        environments=[os.environ | group | {"RANK": str(rank)} for rank in range(ranks)],
+    )
+    assert [one.returncode for one in done] == [0] * ranks, "\n".join(one.stderr for one in done)
     return from_folder(folder)
 
 
@@ -96,14 +86,14 @@ def test_the_headings_are_fixed(rule):
 
 @pytest.mark.parametrize("heading", ["Broken example", "Mended example"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
-def test_the_scripts(rule, heading, tmp_path, monkeypatch):
+def test_the_scripts(rule, heading, python, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     text = script(rule, heading)
     file = tmp_path / f"{rule.name.replace('-', '_')}_{heading.split()[0].lower()}.py"
     file.write_text(text)
     words = directives(text)
     if "ranks" in words:
-        diagnosis = in_ranks(file, tmp_path / "run", int(words["ranks"]))
+        diagnosis = in_ranks(python, file, tmp_path / "run", int(words["ranks"]))
     else:
         diagnosis = COMMANDS[words.get("command", "check")](file, tmp_path / "run")
     assert diagnosis.errors == ()

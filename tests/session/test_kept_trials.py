@@ -3,8 +3,6 @@
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -96,7 +94,7 @@ def test_the_command_reports_them_in_each_format(checked, tmp_path, format):
     assert target.read_text(encoding="utf-8").count("helped") >= 1
 
 
-def test_a_script_that_was_run_keeps_them_too(tmp_path, monkeypatch):
+def test_a_script_that_was_run_keeps_them_too(python, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     loop = """
 for step in range(60):
@@ -109,8 +107,9 @@ for step in range(60):
     (tmp_path / "train.py").write_text(MODEL + loop)
     words = ["--try-fixes", "--trial-steps", "30", "--trial-seeds", "2", "--run-dir", "run"]
     outputs = ["--format", "json", "--output", "then.json"]
-    command = [sys.executable, "-m", "gradscope", "run", *words, *outputs, "train.py"]
-    subprocess.run(command, check=True, capture_output=True)
+    python.run(
+        "-m", "gradscope", "run", *words, *outputs, "train.py", folder=tmp_path
+    ).check_returncode()
     main(["report", "run", "--format", "json", "--output", "now.json", "--quiet"])
     then, now = (
         json.loads((tmp_path / name).read_text(encoding="utf-8"))

@@ -1,8 +1,6 @@
 """Origins that are found by running code again: a step of the user's own, or the whole script."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -47,13 +45,10 @@ open("written.txt", "w").write("by the training")
 """
 
 
-def test_run_finds_the_line_by_running_the_script_again(tmp_path):
+def test_run_finds_the_line_by_running_the_script_again(python, tmp_path):
     (tmp_path / "parts.py").write_text(PARTS, encoding="utf-8")
     words = ["-m", "gradscope", "run", "--run-dir", "run", "--quiet", "--output", "o.json"]
-    done = subprocess.run(
-        [sys.executable, *words, "parts.py"], cwd=tmp_path, capture_output=True, text=True,
-        check=False,
-    )  # fmt: skip
+    done = python.run(*words, "parts.py", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads((tmp_path / "o.json").read_text(encoding="utf-8"))
     (finding,) = [f for f in document["findings"] if f["code"] == "GS201"]

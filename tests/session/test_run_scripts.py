@@ -40,35 +40,8 @@ def states():
 
 atexit.register(states)
 """
-SERVER = """
-import json, os, runpy, sys
-import numpy, pandas, sklearn.datasets, torch
-import torch._dynamo, torch.optim, torch.utils.data
-from gradscope.__main__ import main
-
-def serve():
-    for line in sys.stdin:
-        folder, words = json.loads(line)
-        child = os.fork()
-        if not child:
-            os.chdir(folder)
-            for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
-                os.dup2(os.open(name, os.O_CREAT | os.O_WRONLY | os.O_TRUNC), number)
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            return words
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-
-words = serve()
-if words:
-    exec(open("site/sitecustomize.py").read())
-    if words[:2] == ["-m", "gradscope"]:
-        sys.argv = words[1:]
-        sys.exit(main())
-    sys.path[0], sys.argv = os.getcwd(), words
-    runpy.run_path(words[0], run_name="__main__")
-"""
-IN_A_PROCESS = ("digits_cnn", "textclf")
-"""Run by Python itself; the others in a fork of one process that has imported torch."""
+IN_A_PROCESS = ("digits_cnn",)
+"""Run by interpreters of their own; the others by forks of a warm one, see tests/processes."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +125,6 @@ CASES = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def server():
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    ) as process:  # fmt: skip
-        yield process
-        process.stdin.close()
-
-
 def copied(folder):
     shutil.copytree(SCRIPTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "site").mkdir()
@@ -169,22 +132,23 @@ def copied(folder):
     return folder
 
 
+def environment(folder):
+    return os.environ | {"PYTHONPATH": str(folder / "site")}
+
+
 def in_a_process(folder, *words):
     """Exit code, stdout and stderr."""
-    environment = os.environ | {"PYTHONPATH": str(folder / "site"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True,
-        timeout=600, stdin=subprocess.DEVNULL, check=False,
+        [sys.executable, *words], cwd=folder, env=environment(folder), capture_output=True,
+        text=True, timeout=600, stdin=subprocess.DEVNULL, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
 
 
-def in_a_fork(server, folder, *words):
-    """The same, in a fork of the process that has imported everything."""
-    server.stdin.write(json.dumps([str(folder), words]) + "\n")
-    server.stdin.flush()
-    code = int(server.stdout.readline())
-    return code, (folder / "stdout.txt").read_text(), (folder / "stderr.txt").read_text()
+def in_a_fork(python, folder, *words):
+    """The same, without loading torch anew."""
+    done = python.run(*words, folder=folder, environment=environment(folder))
+    return done.returncode, done.stdout, done.stderr
 
 
 def saved(file):
@@ -215,11 +179,11 @@ def saved(file):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_script_runs_as_it_always_did_and_is_seen_right(name, tmp_path, server, monkeypatch):
+def test_a_script_runs_as_it_always_did_and_is_seen_right(name, tmp_path, python, monkeypatch):
     case = CASES[name]
     options = ("--every", "1", "--run-dir", "run", "--quiet", "-o", "out.json")
     before, after = copied(tmp_path / "plain"), copied(tmp_path / "ours")
-    execute = in_a_process if name in IN_A_PROCESS else functools.partial(in_a_fork, server)
+    execute = in_a_process if name in IN_A_PROCESS else functools.partial(in_a_fork, python)
     plain = execute(before, *case.words)
     ours = execute(after, "-m", "gradscope", "run", *options, *case.words)
     assert plain[0] == case.code, plain[2]

@@ -1,6 +1,7 @@
 """Trying fixes through check, a watched loop and a script: results, and what stays untouched."""
 
 import hashlib
+import json
 import sys
 from pathlib import Path
 
@@ -11,9 +12,7 @@ from torch.nn import functional as F
 
 import gradscope
 from gradscope import config
-from gradscope.running.script import Script
 from gradscope.session.checking import check_file
-from gradscope.session.trying_script import try_script
 
 MODEL = """
 import torch
@@ -169,20 +168,35 @@ def test_a_checked_module_is_tried_as_it_was_and_left_so(here):
     assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters(), strict=True))
 
 
-def test_a_script_is_run_again_in_a_copy_of_its_folder(here):
+TRY = """
+import json
+from gradscope import config, session
+from gradscope.running.script import Script
+from gradscope.session.trying_script import try_script
+
+diagnosis = session.from_folder("run")
+told = []
+settings = config.Settings(trial_steps=40, trial_seeds=2)
+tried = try_script(diagnosis, Script("train.py"), settings, lambda *words: told.append(words[1]))
+fix = tried.findings[0].fixes[0]
+print(json.dumps([fix.trial.status, told, repr(fix)]))
+"""
+
+
+def test_a_script_is_run_again_in_a_copy_of_its_folder(python, here):
+    """Not from this process: each trial imports what the one that asks for it has imported."""
     (here / "train.py").write_text(SCRIPT)
-    ran = gradscope.session.run("train.py", run_dir=here / "run")
-    assert ran.diagnosis is not None
+    python.run(
+        "-m", "gradscope", "run", "--run-dir", "run", "--every", "1", "train.py", folder=here
+    ).check_returncode()
     before = contents(here)
-    told = []
-    tried = try_script(
-        ran.diagnosis,
-        Script("train.py"),
-        config.Settings(trial_steps=40),
-        lambda *words: told.append(words),
-    )
-    assert tried.findings[0].fixes[0].trial.status == "helped", tried.findings[0].fixes[0]
-    assert {words[1] for words in told} == {0, 1, 2}
+    (here / "try.py").write_text(TRY)
+    done = python.run("try.py", folder=here)
+    assert done.returncode == 0, done.stderr
+    status, told, fix = json.loads(done.stdout)
+    assert status == "helped", fix
+    assert set(told) == {0, 1}
     # neither the log nor the weights were written again
+    (here / "try.py").unlink()
     assert contents(here) == before
     assert len((here / "log.txt").read_text().splitlines()) == 70

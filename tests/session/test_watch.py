@@ -168,14 +168,14 @@ def test_wrong_arguments_are_told_at_once(training, arguments, options, words):
     assert not Path(".gradscope").exists()
 
 
-def test_a_scope_that_nobody_closes_is_finished_at_exit(tmp_path):
-    script = (
+def test_a_scope_that_nobody_closes_is_finished_at_exit(python, tmp_path):
+    (tmp_path / "forgets.py").write_text(
         "import torch, gradscope\n"
         "m = torch.nn.Linear(2, 1); o = torch.optim.SGD(m.parameters(), 0.1)\n"
         "gradscope.watch(m, run_dir='run')\n"
         "for _ in range(3):\n    m(torch.ones(4, 2)).sum().backward(); o.step(); o.zero_grad()\n"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, timeout=120)
+    python.run("forgets.py", folder=tmp_path).check_returncode()
     recording = gradscope.load_run(tmp_path / "run")
     assert len(recording.steps) == 3
     assert recording.run["finished"]

@@ -1,8 +1,7 @@
 """Several ranks, with gloo on the CPU: which gradient is recorded, and that nothing waits."""
 
 import json
-import subprocess
-import sys
+import os
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,18 @@ SCRIPT = Path(__file__).parent / "two_ranks.py"
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(tmp_path_factory, python):
     """The folder of the recordings, and what each rank told in the watched and the plain run."""
     folder = tmp_path_factory.mktemp("ranks")
     told = {}
     for kind in ("plain", "watched"):
-        ranks = [
-            subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(SCRIPT), str(folder), str(rank), kind],
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            )
-            for rank in (0, 1)
-        ]  # fmt: skip
-        told[kind] = []
-        for rank in ranks:
-            out, err = rank.communicate(timeout=240)
-            assert rank.returncode == 0, err
-            told[kind].append(json.loads(out.splitlines()[-1]))
+        ranks = python.together(
+            [[str(SCRIPT), str(folder), str(rank), kind] for rank in (0, 1)],
+            folder=folder,
+            environments=[os.environ] * 2,
+        )
+        assert [rank.returncode for rank in ranks] == [0, 0], [rank.stderr for rank in ranks]
+        told[kind] = [json.loads(rank.stdout.splitlines()[-1]) for rank in ranks]
     return folder, told
 
 
