@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 
 from gradscope.diagnose import windows
+from gradscope.diagnose.entering import entering, target_scale
 from gradscope.diagnose.finding import Confidence, Evidence, Finding, Severity
 from gradscope.diagnose.flow import DepthProfile, depth_profile
 from gradscope.diagnose.gains import trained_roots
 from gradscope.diagnose.growth import RunUp, run_up
 from gradscope.diagnose.held import UNKNOWN, Held, nearest, passed
-from gradscope.diagnose.learning import DIVERGED, Learning, gate
+from gradscope.diagnose.learning import DIVERGED, FREQUENCY_LOSSES, Learning, gate, loss_curve
 from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.precedence import FIRST_NONFINITE
 from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
@@ -35,6 +36,14 @@ class Options:
     """Growth that counts beside a first loss above ``first_loss``. Ours: ten times."""
     first_loss: float = 1.25
     """First loss over the trivial one; docs/why/signals.md: recall .79, false alarms .06."""
+    far_loss: float = 5.0
+    """First loss over the trivial one above which the first answers are far too large: classes are
+    named with certainty, and wrongly; numbers are far above the targets. A fresh model begins at
+    about 1 ("verify the loss at init", Karpathy, A Recipe for Training Neural Networks, 2019); 5 is
+    ours, and counts only where the loss is still above the trivial one at the end and the inputs
+    are not large themselves."""
+    input: float = 5.0
+    """RMS of an input above which it is the input that makes the answers large; as for GS504."""
     norm: float = 10.0
     """Growth of the total norm over the run. Small healthy trainings stay within a few times their
     first norm; gradient clipping and learning rates are tuned for less. Ours, behind the harm
@@ -64,7 +73,10 @@ class ExplodingGradient(Rule):
         run = run_up(recording)
         start = _start(recording)
         learning = gate(recording)
-        by_depth = start is not None and _grows_over_depth(options, start, learning)
+        by_depth = start is not None and (
+            _grows_over_depth(options, start, learning)
+            or _begins_far_above(options, recording, learning)
+        )
         by_steps = _grows_over_steps(options, run)
         overflow = run.nonfinite is not None and (
             by_steps
@@ -103,6 +115,19 @@ def _grows_over_depth(options: Options, start: DepthProfile, learning: Learning)
     return start.growth > options.suspicious_decades and learning.first_excess > options.first_loss
 
 
+def _begins_far_above(options: Options, recording: Recording, learning: Learning) -> bool:
+    """Whether the first answers were far too large, and the training has not come back from it."""
+    if not (learning.first_excess > options.far_loss and learning.excess > 1):
+        return False
+    if any(tensor.rms > options.input for tensor in entering(recording)):
+        return False
+    curve, target = loss_curve(recording), target_scale(recording)
+    if curve.operation != "mse" or target is None:
+        return curve.operation in FREQUENCY_LOSSES
+    # an answer of 0 costs the targets' mean square, however far from 0 they lie
+    return learning.first_excess * curve.baseline > options.far_loss * target.rms**2
+
+
 def _grows_over_steps(options: Options, run: RunUp) -> bool:
     if run.nonfinite is not None:
         # a run that blows up within a few steps: the loss alone tells of the growth
@@ -114,11 +139,19 @@ def _passed(options: Options, start: DepthProfile | None, run: RunUp) -> Passed:
     sides = [_over_run(options, run)]
     if start is not None:
         for what, grown, limit in (
-            ("gradient comes to {} its size at the output", start.growth, options.depth_decades),
-            ("outputs come to {} their first size", start.forward_growth, options.forward_decades),
+            (
+                "gradient comes to at most {} its size at the output",
+                start.growth,
+                options.depth_decades,
+            ),
+            (
+                "outputs come to at most {} their first size",
+                start.forward_growth,
+                options.forward_decades,
+            ),
         ):
             size = what.format(factor(10**grown))
-            said = f"over the depth the {size}, the limit is {factor(10**limit)}"
+            said = f"at the start, over the depth, the {size}, the limit is {factor(10**limit)}"
             sides.append(Held(10 ** (limit - grown), said) if math.isfinite(grown) else UNKNOWN)
     near = nearest(sides)
     return passed(near, "; ".join(x.said for x in sides if x != near and x.said))
@@ -165,7 +198,7 @@ def _finding(
         name=ExplodingGradient.name,
         severity=severity,
         confidence=confidence,
-        summary=_summary(kind, module, run, start),
+        summary=_summary(options, kind, module, run, start, learning),
         modules=(module,) if module or not parameters else ("",),
         parameters=parameters,
         also=also,
@@ -210,9 +243,21 @@ def _recurrent(recording: Recording, module: str) -> bool:
     )
 
 
-def _summary(kind: str, module: str, run: RunUp, start: DepthProfile | None) -> str:
+def _summary(
+    options: Options,
+    kind: str,
+    module: str,
+    run: RunUp,
+    start: DepthProfile | None,
+    learning: Learning,
+) -> str:
     end = "" if run.nonfinite is None else f", until it is no longer finite at step {run.nonfinite}"
     if kind == "initialization" and start is not None:
+        if not _grows_over_depth(options, start, learning):
+            return (
+                f"The answers are too large at the initial weights, from {code(module)} on: the "
+                f"first loss is {factor(learning.first_excess)} what a constant answer costs{end}."
+            )
         where = f"explodes over the depth from {code(module)} on: at the initial weights"
         if start.forward_growth > max(start.growth, 0):
             grown = f"the layers' outputs grow {factor(10**start.forward_growth)}"

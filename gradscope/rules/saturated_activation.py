@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gradscope.diagnose.finding import Evidence, Finding
-from gradscope.diagnose.learning import Learning, gate, loss_curve
+from gradscope.diagnose.learning import FREQUENCY_LOSSES, Learning, gate, loss_curve
 from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.rule import (
     Findings,
@@ -23,7 +23,6 @@ from gradscope.diagnose.wording import code, count, listing, percent
 from gradscope.recording.reader import Recording
 
 RECURRENT = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
-FREQUENCY_LOSSES = ("bce", "bce_with_logits", "nll", "cross_entropy")
 
 
 @dataclass(frozen=True, slots=True)

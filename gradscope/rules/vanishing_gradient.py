@@ -90,11 +90,7 @@ class VanishingGradient(Rule):
         profile = max(known, key=lost)
         decades = lost(profile)
         if decades <= options.decades or not profile.starved:
-            return Passed(
-                10 ** (options.decades - decades) if decades <= options.decades else None,
-                f"the gradient at the first layer is {number(10**-decades)} of that at the last, "
-                f"the limit is {number(10**-options.decades)}",
-            )
+            return _passed(options, decades)
         learning = gate(recording)
         if learning.state == "early":
             return Undecided(
@@ -111,6 +107,17 @@ class VanishingGradient(Rule):
                 f"a small gradient is a fault only if it stops learning: {learning.reason}"
             )
         return Findings((_finding(recording, options, profile, learning),))
+
+
+def _passed(options: Options, decades: float) -> Passed:
+    limit = f"the limit is {number(10**-options.decades)}"
+    if decades <= 0:
+        # a gradient that grows toward the input is no farther from vanishing than one that stays
+        return Passed(10**options.decades, f"nothing is lost on the way to the input; {limit}")
+    return Passed(
+        10 ** (options.decades - decades) if decades <= options.decades else None,
+        f"the gradient at the first layer is {number(10**-decades)} of that at the last, {limit}",
+    )
 
 
 def _at_output(

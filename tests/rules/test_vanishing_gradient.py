@@ -33,6 +33,13 @@ def test_the_limit_of_two_decades(decades, kind):
     assert isinstance(check(stack(decades)), kind)
 
 
+def test_a_gradient_that_grows_is_not_called_a_small_share():
+    outcome = check(chain(5, weight_gain=2.0, kind=Activation.RELU))
+    assert isinstance(outcome, Passed)
+    assert outcome.measured == "nothing is lost on the way to the input; the limit is 0.01"
+    assert outcome.margin == pytest.approx(100.0)
+
+
 def test_the_margin_is_the_factor_to_the_limit():
     outcome = check(stack(1.0))
     assert outcome.margin == pytest.approx(10.0)

@@ -277,23 +277,23 @@ def _span(last: DepthProfile, front: tuple[str, Layer], end: tuple[str, Layer]) 
 
 
 def _gain_reading(last: DepthProfile) -> str:
-    parts = {
+    all_parts = {
         "weights": last.weight_decades,
         "activations": last.activation_decades,
         "everything else": last.other_decades,
     }
-    known = {name: value for name, value in parts.items() if math.isfinite(value)}
+    known = {name: value for name, value in all_parts.items() if math.isfinite(value)}
     if not known:
         return "The gains behind the first weights are not known."
-    texts = [
-        f"{'shrinks' if value > 0 else 'grows'} {times(10 ** min(abs(value), 300))} in {name}"
-        for name, value in sorted(known.items(), key=lambda item: -item[1])
-        if abs(value) > SLIGHT
-    ]
-    if not texts:
+    said = []
+    for verb, sign in (("shrinks", 1), ("grows", -1)):
+        parts = sorted(((sign * value, name) for name, value in known.items()), reverse=True)
+        texts = [f"{times(10 ** min(v, 300))} in {name}" for v, name in parts if v > SLIGHT]
+        if texts:
+            said.append(f"{verb} {', '.join(texts)}")
+    if not said:
         return "Behind the first weights no part changes the gradient's size."
-    said = " and ".join(part for part in (", ".join(texts[:-1]), texts[-1]) if part)
-    return f"Behind the first weights the gradient {said}."
+    return f"Behind the first weights the gradient {'; it '.join(said)}."
 
 
 def _gain_ticks(low: float, high: float) -> list[float]:
