@@ -66,6 +66,8 @@ NO_BASELINE = 1e-3
 of a GAN's batches): then there is nothing to be compared with. Our choice, far below any real task:
 two classes of which one is found once in 7,000 samples have a trivial loss of 1e-3 nats."""
 
+FREQUENCY_LOSSES = ("bce", "bce_with_logits", "nll", "cross_entropy")
+"""Losses of class frequencies, in nats."""
 OTHER_SIGN = 0.1
 """Share of the steps on which the loss and its largest known term differ in sign, above which the
 loss is mostly something else (the policy's part beside a critic's): what a constant answer costs in
@@ -307,7 +309,7 @@ def _main_term(recording: Recording, site: str) -> tuple[str, pd.DataFrame, floa
         return operation, terms, math.nan
     baseline = float(terms["baseline"].iloc[-1])
     # a badly scaled start (a first loss of 1e8) must not hide the baseline: nats have a scale of 1
-    nats = operation in ("cross_entropy", "nll", "bce", "bce_with_logits")
+    nats = operation in FREQUENCY_LOSSES
     scale = 1.0 if nats else abs(float(terms["value"].iloc[0])) * NO_BASELINE
     return operation, terms, baseline if baseline > NO_BASELINE * scale else math.nan
 
