@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -316,6 +316,13 @@ class Inventory:
         entry = self._entry(optimizer)
         found = [] if entry is None else [(i, self.parameters.thing(i)) for i in entry[2]]
         return [(identity, parameter) for identity, parameter in found if parameter is not None]
+
+    def last_held_by(self, optimizer: Any) -> Iterator[Tensor]:
+        """The parameters that ``held_by`` gives, last one first, each when it is asked for."""
+        for identity in reversed(self.ids_held_by(optimizer)):
+            parameter = self.parameters.thing(identity)
+            if parameter is not None:
+                yield parameter
 
     def ids_held_by(self, optimizer: Any) -> list[int]:
         """Ids of what ``held_by`` gives, without a look at every parameter."""

@@ -6,6 +6,7 @@ A process may train other models beside them: on the same lines, in other thread
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,10 @@ from torch import Tensor
 from gradscope.observe.autograd.graph import reaches
 from gradscope.observe.clock import OptimizerIds
 from gradscope.observe.inventory import Inventory
+
+
+def _nobody() -> None:
+    return None
 
 
 class Ownership:
@@ -34,6 +39,8 @@ class Ownership:
         self._inventory = inventory
         self._optimizers = optimizers
         self._adopt = adopt
+        self._stepping: Callable[[], Any] = _nobody
+        """The optimizer whose step has begun last, held weakly."""
         self._threads: set[int] = set()
         """Threads that have run a forward of a watched root."""
         self._places: dict[tuple[str, int] | None, bool] = {}
@@ -107,7 +114,13 @@ class Ownership:
         ):
             return False
         self._adopt(optimizer)
+        self._stepping = weakref.ref(optimizer)
         return True
+
+    def of_step_end(self, optimizer: Any, backwards: int) -> bool:
+        """The same at the step's end: what its begin has told, where that was seen."""
+        stepping, self._stepping = self._stepping(), _nobody
+        return stepping is optimizer or self.of_step(optimizer, backwards)
 
     def _trains_another(self, optimizer: Any) -> bool:
         held = (p for group in optimizer.param_groups for p in group["params"])

@@ -8,7 +8,7 @@ a few parameters, and only where no such call explains them: an ordinary loop co
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -90,8 +90,12 @@ class Leftover:
         for mark in self._marks.values():
             mark.backward, mark.cleared_last, mark.waiting = True, False, False
 
-    def before_step(self, ordinal: int, held: Sequence[tuple[int, Tensor]]) -> Used | None:
+    def before_step(self, ordinal: int, held: Iterable[Tensor]) -> Used | None:
         """What is unusual about the gradients that a step is about to use; None: nothing.
+
+        Args:
+            ordinal: the optimizer's.
+            held: its parameters, the last one first; only as many are taken as are needed.
 
         Returns:
             ``none`` or ``zero`` where they were cleared after the last backward or never made,
@@ -110,22 +114,25 @@ class Leftover:
         state = gradient_state(mark.parameters, read=mark.cleared_last)
         return None if state == "carried" else state
 
-    def stepped(self, ordinal: int, held: Sequence[tuple[int, Tensor]]) -> None:
-        """A step has used the gradients."""
+    def stepped(self, ordinal: int, held: Iterable[Tensor]) -> None:
+        """A step has used the gradients; arguments as for ``before_step``."""
         few = _few(held)
         left = [(id(p.grad), version(p.grad)) for p in few if p.grad is not None]
         self._marks[ordinal] = _Mark(_weak(few), left, waiting=bool(left))
 
 
-def _few(held: Sequence[tuple[int, Tensor]]) -> list[Tensor]:
+def _few(held: Iterable[Tensor]) -> list[Tensor]:
     """A few parameters with a gradient, those nearest the output; without one, the last ones."""
     found: list[Tensor] = []
-    for _, parameter in reversed(held):
+    last: list[Tensor] = []
+    for parameter in held:
+        if len(last) < LOOKED_AT:
+            last.append(parameter)
         if parameter.grad is not None:
             found.append(parameter)
             if len(found) == LOOKED_AT:
                 break
-    return found or [parameter for _, parameter in held[-LOOKED_AT:]]
+    return found or last
 
 
 def _weak(parameters: list[Tensor]) -> list[weakref.ref[Tensor]]:

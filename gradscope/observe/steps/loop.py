@@ -310,7 +310,7 @@ class LoopListener:
             return None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if not callable(closure):
-            used = self._leftover.before_step(ordinal, self._inventory.held_by(optimizer))
+            used = self._leftover.before_step(ordinal, self._inventory.last_held_by(optimizer))
             self._clock.event(
                 "step", optimizer=ordinal, detail={"gradient": used} if used else None
             )
@@ -352,14 +352,14 @@ class LoopListener:
     @guarded
     def step_end(self, optimizer: Any) -> None:
         """See ``Listener``."""
-        if steps_running(optimizer) <= 1 and self._owner.of_step(
+        if steps_running(optimizer) <= 1 and self._owner.of_step_end(
             optimizer, self._clock.backwards()
         ):
             self._recorder.after_update()
             if self._stepped_inside is not None:
                 return
             ordinal = self._clock.optimizers.ordinal(optimizer)
-            self._leftover.stepped(ordinal, self._inventory.held_by(optimizer))
+            self._leftover.stepped(ordinal, self._inventory.last_held_by(optimizer))
             skipped = told_to_skip(optimizer)
             if skipped:
                 self._recorder.skipped()
