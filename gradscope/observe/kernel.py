@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from gradscope.observe.reading.samples import is_dense
 from gradscope.recording.facts import EXPONENT_BINS, EXPONENT_EDGES, SKETCH_SIZE
 
 _log = logging.getLogger("gradscope")
@@ -28,6 +29,7 @@ _log = logging.getLogger("gradscope")
 KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """The number formats that the kernel reads, as it numbers them."""
 _EDGES = np.array(EXPONENT_EDGES, np.int32)
+_Three = ctypes.c_double * 3
 
 
 @functools.cache
@@ -48,6 +50,17 @@ def library() -> Any | None:
             continue
         return loaded
     return None
+
+
+def reads(tensor: Tensor) -> bool:
+    """Whether the kernel can read a tensor: it was built, and the tensor is dense, on the CPU."""
+    return (
+        library() is not None
+        and tensor.is_cpu
+        and tensor.dtype in KINDS
+        and not tensor.is_neg()  # a view that turns the sign without having written it
+        and is_dense(tensor)
+    )
 
 
 def moments(
@@ -81,6 +94,24 @@ def moments(
         _at(zeros), None if bins is None else _at(bins), _at(_EDGES), ctypes.c_int32(len(_EDGES)),
     )  # fmt: skip
     return numbers, zeros, bins
+
+
+def moments_of(tensor: Tensor, stride: int) -> tuple[float, float, float, float]:
+    """What ``moments`` says of one tensor: sum, sum of squares, largest magnitude, zeros in sample.
+
+    Without the arrays of many, in a third of the time: an activation is read when it comes.
+    """
+    loaded = library()
+    assert loaded is not None, "the caller asks first"
+    given = np.array((tensor.data_ptr(), tensor.numel(), stride), np.int64)
+    address, count, step = (given.ctypes.data + 8 * n for n in range(3))
+    kind, zeros, numbers = ctypes.c_int32(KINDS[tensor.dtype]), ctypes.c_int32(), _Three()
+    loaded.gradscope_moments(
+        ctypes.c_int64(1), ctypes.c_void_p(address), ctypes.c_void_p(count), ctypes.byref(kind),
+        ctypes.c_void_p(step), numbers, ctypes.byref(zeros), None, _at(_EDGES),
+        ctypes.c_int32(len(_EDGES)),
+    )  # fmt: skip
+    return numbers[0], numbers[1], numbers[2], float(zeros.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gradscope.observe import kernel
-from gradscope.observe.reading.samples import flat_sample, is_dense, sample_stride
+from gradscope.observe.reading.samples import flat_sample, sample_stride
 from gradscope.recording.facts import EXPONENT_BINS, EXPONENT_EDGES, SAMPLE_SIZE
 
 Floats = npt.NDArray[np.float64]
@@ -73,9 +73,7 @@ def moments(tensors: Sequence[Tensor], *, exponents: bool) -> Moments:
     numbers = np.zeros((total, 3))
     zeros = np.zeros(total, np.int32)
     bins = np.zeros((total, EXPONENT_BINS), np.uint16) if exponents else None
-    compiled = np.zeros(total, bool)
-    if kernel.library() is not None:
-        compiled[:] = [t.dtype in kernel.KINDS and t.is_cpu and is_dense(t) for t in tensors]
+    compiled = np.array([kernel.reads(tensor) for tensor in tensors], bool)
     for chosen, read in ((compiled, kernel.moments), (~compiled, _by_torch)):
         indices = np.flatnonzero(chosen)
         if len(indices):

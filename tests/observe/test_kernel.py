@@ -78,6 +78,23 @@ def test_samples_are_those_of_the_torch_path(many):
     assert np.array_equal(bins, torch_bins)
 
 
+@given(tensors())
+@settings(max_examples=100, deadline=None)
+def test_one_tensor_has_the_same_numbers_as_many(tensor):
+    (stride,) = sample_stride(np.array([max(tensor.numel(), 1)]), SAMPLE_SIZE)
+    numbers, zeros, _ = kernel.moments([tensor], np.array([stride]), exponents=False)
+    assert np.array_equal(
+        kernel.moments_of(tensor, int(stride)), [*numbers[0], zeros[0]], equal_nan=True
+    )
+
+
+def test_a_view_with_turned_signs_is_left_to_torch():
+    turned = torch.tensor([1 + 2j, 3 - 4j]).conj().imag
+    assert turned.is_neg()
+    assert not kernel.reads(turned)
+    assert moments([turned], exponents=False).sum[0] == 2.0
+
+
 def test_what_the_kernel_cannot_read_goes_through_torch():
     gapped = torch.arange(40.0).reshape(4, 10)[:, ::3]
     eighths = torch.randn(6, 5).t()

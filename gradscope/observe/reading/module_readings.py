@@ -19,10 +19,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gradscope.observe import private
+from gradscope.observe import kernel, private
 from gradscope.observe.reading import module_rows, units
-from gradscope.observe.reading.module_rows import Key, Row
-from gradscope.observe.reading.samples import columns, distinct, flat_sample, plain
+from gradscope.observe.reading.module_rows import Key, Reading, Row
+from gradscope.observe.reading.samples import columns, distinct, flat_sample, plain, sample_stride
 from gradscope.observe.reading.slopes import module_kind
 from gradscope.observe.steps.passes import AGAIN, Passes
 from gradscope.recording.facts import SAMPLE_SIZE, Role
@@ -84,7 +84,7 @@ class ModuleReadings:
         """Forget what was read; called at the end of each step."""
         self._steps += 1
         self._rows: dict[Key, Row] = defaultdict(Row)
-        self._readings: list[Tensor | None] = []
+        self._readings: list[Reading | None] = []
         self._sizes: dict[int, tuple[int, int]] = {}
         self._seen: dict[int, _Seen] = {}
         self._units: dict[tuple[int, int], list[module_rows.UnitsOfPass]] = defaultdict(list)
@@ -97,6 +97,12 @@ class ModuleReadings:
         dense = plain(tensor)
         if dense is None or not dense.numel() or dense.is_meta:
             return None
+        if kernel.reads(dense):
+            count = dense.numel()
+            stride = sample_stride(count, SAMPLE_SIZE)
+            total, square, largest, zeros = kernel.moments_of(dense, stride)
+            self._readings.append((total, math.sqrt(square), largest, zeros))
+            return len(self._readings) - 1, count, -(-count // stride)
         once, times = distinct(dense)
         low, high = once.aminmax()
         sample = flat_sample(dense, SAMPLE_SIZE)

@@ -28,10 +28,8 @@ class KernelUpdates:
 
     def reads(self, parameter: Tensor, grad: Tensor | None) -> bool:
         """Whether the kernel can read a parameter and its gradient."""
-        return (
-            kernel.library() is not None
-            and _readable(parameter)
-            and (grad is None or (_readable(grad) and grad.shape == parameter.shape))
+        return _readable(parameter) and (
+            grad is None or (_readable(grad) and grad.shape == parameter.shape)
         )
 
     def drop(self) -> None:
@@ -99,10 +97,9 @@ class KernelUpdates:
 def _readable(tensor: Tensor) -> bool:
     return (
         type(tensor) in (torch.nn.Parameter, Tensor)
-        and tensor.dtype in kernel.KINDS
         and tensor.layout is torch.strided
-        and tensor.is_cpu
         and not tensor.is_nested
         and tensor.is_contiguous()
+        and kernel.reads(tensor)
         and tensor.numel() > 0
     )

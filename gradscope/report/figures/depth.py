@@ -120,7 +120,7 @@ def _profile(first: DepthProfile, last: DepthProfile, rows: Rows, never: tuple[s
                 textfont={"color": colour("muted")},
             )
         )  # fmt: skip
-    figure.update_xaxes(title_text="norm of the gradient at the layer's output")
+    figure.update_xaxes(title_text="gradient norm at the output")
     row_axis(figure, rows)
     return Figure(
         key="depth",
