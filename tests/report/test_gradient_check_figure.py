@@ -54,7 +54,7 @@ def test_every_tensor_stands_in_the_table_the_wrong_ones_first():
     figure = gradient_check_figure(found.diagnosis.recording)
     assert len(figure.table.rows) == len(found.to_frame())
     assert figure.table.rows[0][:2] == ("1, input 0", "wrong (factor)")
-    assert figure.reading.startswith("1 of 5 derivatives are wrong, in 1 module.")
+    assert figure.reading.startswith("1 of 5 derivatives is wrong, in 1 module.")
 
 
 def test_a_pass_says_what_it_means_and_draws_nothing():

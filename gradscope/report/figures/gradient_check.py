@@ -169,7 +169,8 @@ def _reading(rows: pd.DataFrame, names: Mapping[int, str]) -> str:
     if counts.get("wrong"):
         modules = {names.get(int(m), "") for m in rows.loc[rows["verdict"] == "wrong", "module"]}
         where = plural(len(modules), "module")
-        return f"{counts['wrong']} of {compared} are wrong, in {where}.{means}"
+        verb = "is" if counts["wrong"] == 1 else "are"
+        return f"{counts['wrong']} of {compared} {verb} wrong, in {where}.{means}"
     if counts.get("right", 0) == len(rows):
         return f"All of {compared} are right.{means}"
     return f"None of {compared} is wrong; {counts.get('right', 0)} are right.{means}"
