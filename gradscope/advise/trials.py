@@ -60,9 +60,9 @@ PATIENCE = 4.0
 LEAST = 10.0
 _ORDER = ("not-tried", "no-effect", "hurt", "failed")
 """What follows the fixes that helped."""
-_PROOF = ("GS104", "GS201", "GS403", "GS501", "GS506")
-"""Codes whose certain findings prove a failing control: a parameter that never moves, a NaN, a
-gradient that is none."""
+_PROOF = frozenset({"GS104", "GS201", "GS403", "GS501", "GS503:broadcast", "GS506"})
+"""Codes, or codes and kinds, whose certain findings prove a failing control: a parameter that never
+moves, a NaN, a gradient that is none, a loss whose lowest value is one answer for all."""
 
 
 @dataclass
@@ -275,7 +275,8 @@ class Trials:
 
     def _yardstick(self, number: int) -> Yardstick:
         finding = self._diagnosis.findings[number]
-        proved = finding.code in _PROOF and finding.confidence == "certain"
+        named = {finding.code, f"{finding.code}:{finding.kind}"}
+        proved = bool(named & _PROOF) and finding.confidence == "certain"
         return Yardstick(self._steps, self._trivial, proved)
 
     def _arms(self, candidate: _Candidate) -> tuple[list[Run], list[Run], Measure, Yardstick]:

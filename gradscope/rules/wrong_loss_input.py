@@ -111,7 +111,8 @@ def _finding(
     harmless = gained >= options.gained
     module = _module(recording, looks)
     of = f" ({code(module)})" if module is not None and fault.kind != "broadcast" else ""
-    place_of = _location(recording, looks, module)
+    # of a broadcast the call that stretches is at fault, no layer
+    place_of = _location(recording, looks, None if fault.kind == "broadcast" else module)
     share = Evidence("looks at the loss with the fault", float(len(faults)), f"of {len(looks)}")
     steps = int(looks["step"].min()), int(looks["step"].max())
     rows = [share]

@@ -56,6 +56,7 @@ NAMES = [
     "warm-up",
     "correct-order",
     "remove-softmax",
+    "match-shapes",
     "scale-target",
     "loss-scaling",
     "bf16",

@@ -22,6 +22,7 @@ from gradscope.advise.fixes.loss_scaling import LossScaling
 from gradscope.advise.fixes.lower_learning_rate import LowerLearningRate
 from gradscope.advise.fixes.lstm_or_gru import LstmOrGru
 from gradscope.advise.fixes.mask import Mask
+from gradscope.advise.fixes.match_shapes import MatchShapes
 from gradscope.advise.fixes.pre_norm import PreNorm
 from gradscope.advise.fixes.raise_learning_rate import RaiseLearningRate
 from gradscope.advise.fixes.remove_softmax import RemoveSoftmax
@@ -55,6 +56,7 @@ FIXES: tuple[type[Remedy], ...] = (
     ZeroGrad,
     ScaleInput,
     RemoveSoftmax,
+    MatchShapes,
     ScaleTarget,
     LoosenClipping,
     RaiseLearningRate,

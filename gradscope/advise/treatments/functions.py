@@ -230,6 +230,26 @@ class MendLossInput(Intervention):
         return given
 
 
+class MatchShapes(Intervention):
+    """A target with as many elements as the prediction, in another shape, gets its shape."""
+
+    rescales_loss = True
+    operations = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"})
+
+    def call(self, name: str, function: Callable[..., Any], args: tuple[Any, ...],
+             kwargs: dict[str, Any], site: Site | None) -> Any:  # fmt: skip
+        """See ``Intervention``."""
+        given = dict(zip(("input", "target"), args, strict=False)) | kwargs
+        prediction, target = given.get("input"), given.get("target")
+        if not isinstance(prediction, Tensor) or not isinstance(target, Tensor):
+            return NotImplemented
+        if prediction.shape == target.shape or prediction.numel() != target.numel():
+            return NotImplemented
+        self.applied = True
+        rest = {key: value for key, value in kwargs.items() if key not in ("input", "target")}
+        return function(prediction, target.reshape(prediction.shape), *args[2:], **rest)
+
+
 class ScaleTarget(Intervention):
     """Targets of a regression get mean 0 and spread 1; the loss is noted in the old unit."""
 
