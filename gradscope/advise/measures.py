@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from gradscope.advise.layers import Layer
 from gradscope.diagnose.finding import Finding
+from gradscope.diagnose.once import once
 from gradscope.recording.facts import Activation
 from gradscope.recording.reader import Recording
 
@@ -84,12 +85,17 @@ def rate_factor(ratio: float | None) -> float:
 
 def initial(recording: Recording, layer: Layer, name: str) -> dict[str, Any] | None:
     """The ``parameters`` row of a layer's ``weight`` or ``bias``, None if it has none."""
-    frame = recording.parameters
-    rows = frame[frame["module"] == layer.id]
-    for row in rows.to_dict("records"):
-        if str(row["path"]).rpartition(".")[2] == name:
-            return {str(key): value for key, value in row.items()}
-    return None
+    return _by_module(recording).get((layer.id, name))
+
+
+@once
+def _by_module(recording: Recording) -> dict[tuple[int, str], dict[str, Any]]:
+    """Rows of ``parameters`` by module and last part of the path; the first one counts."""
+    found: dict[tuple[int, str], dict[str, Any]] = {}
+    for row in recording.parameters.to_dict("records"):
+        key = int(row["module"]), str(row["path"]).rpartition(".")[2]
+        found.setdefault(key, {str(column): value for column, value in row.items()})
+    return found
 
 
 def rounded(value: float, digits: int = 2) -> float:

@@ -114,12 +114,10 @@ def spikes(recording: Recording, factor: float) -> tuple[int, tuple[Spike, ...]]
         return 0, ()
     limit = NormalDist().inv_cdf(1 - SURE / scored)
     found = []
-    for at in range(LEAST_HISTORY, len(log)):
-        history = log[max(0, at - HISTORY) : at]
-        middle = float(np.median(history))
-        rise = float(log[at]) - middle
-        if rise <= math.log(factor):
-            continue
+    rises = log[LEAST_HISTORY:] - _running_median(log)
+    for at in (LEAST_HISTORY + np.flatnonzero(rises > math.log(factor))).tolist():
+        history, rise = log[max(0, at - HISTORY) : at], float(rises[at - LEAST_HISTORY])
+        middle = float(log[at]) - rise
         # 1.4826 makes the median absolute deviation of a normal sample its standard deviation
         scatter = max(1.4826 * float(np.median(np.abs(history - middle))), LEAST_SCATTER)
         if rise > limit * scatter:
@@ -132,6 +130,16 @@ def spikes(recording: Recording, factor: float) -> tuple[int, tuple[Spike, ...]]
                 )
             )  # fmt: skip
     return scored, tuple(found)
+
+
+def _running_median(log: Floats) -> Floats:
+    """Median of up to HISTORY values before each, from the LEAST_HISTORY-th on."""
+    short = [np.median(log[:at]) for at in range(LEAST_HISTORY, min(HISTORY, len(log)))]
+    if len(log) <= HISTORY:
+        return np.array(short)
+    # all windows at once: of a hundred thousand steps, one by one, they would take seconds
+    whole = np.median(np.lib.stride_tricks.sliding_window_view(log[:-1], HISTORY), axis=1)
+    return np.concatenate([short, whole])
 
 
 def _series(recording: Recording, curve: LossCurve) -> tuple[windows.Steps, Floats, bool]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from gradscope.diagnose.once import once
 from gradscope.recording.reader import Recording
 
 Cleared = Literal["cleared", "carried", "unknown"]
@@ -79,6 +80,7 @@ class _Open:
     """No step between is missing from the recording."""
 
 
+@once
 def turns(recording: Recording) -> tuple[Turn, ...]:
     """Every turn of which all calls were recorded, in the order of its steps.
 
@@ -116,14 +118,16 @@ def turns(recording: Recording) -> tuple[Turn, ...]:
 def _by_step(events: pd.DataFrame) -> Iterator[tuple[int, list[Event]]]:
     columns = ("step", "kind", "optimizer", "site", "value", "limit", "detail")
     group: list[Event] = []
-    for row in zip(*(events[name].tolist() for name in columns), strict=True):
+    # a missing number is None: asked of each by itself, a long run takes seconds
+    present = [events[name].astype(object).where(events[name].notna(), None) for name in columns]
+    for row in zip(*(column.tolist() for column in present), strict=True):
         step, kind, optimizer, site, value, limit, detail = row
         event = Event(
             int(step), str(kind),
-            None if pd.isna(optimizer) else int(optimizer),
+            None if optimizer is None else int(optimizer),
             site if isinstance(site, str) else "",
-            None if pd.isna(value) else float(value),
-            None if pd.isna(limit) else float(limit),
+            None if value is None else float(value),
+            None if limit is None else float(limit),
             detail if isinstance(detail, dict) else {},
         )  # fmt: skip
         if group and group[0].step != event.step:
