@@ -29,6 +29,7 @@ _log = logging.getLogger("gradscope")
 KINDS = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 """The number formats that the kernel reads, as it numbers them."""
 _EDGES = np.array(EXPONENT_EDGES, np.int32)
+_EDGES_AT, _EDGE_COUNT = ctypes.c_void_p(_EDGES.ctypes.data), ctypes.c_int32(len(_EDGES))
 _Three = ctypes.c_double * 3
 
 
@@ -91,7 +92,7 @@ def moments(
     addresses = _addresses(tensors)
     loaded.gradscope_moments(
         ctypes.c_int64(total), _at(addresses), _at(counts), _at(kinds), _at(strides), _at(numbers),
-        _at(zeros), None if bins is None else _at(bins), _at(_EDGES), ctypes.c_int32(len(_EDGES)),
+        _at(zeros), None if bins is None else _at(bins), _EDGES_AT, _EDGE_COUNT,
     )  # fmt: skip
     return numbers, zeros, bins
 
@@ -103,13 +104,12 @@ def moments_of(tensor: Tensor, stride: int) -> tuple[float, float, float, float]
     """
     loaded = library()
     assert loaded is not None, "the caller asks first"
-    given = np.array((tensor.data_ptr(), tensor.numel(), stride), np.int64)
-    address, count, step = (given.ctypes.data + 8 * n for n in range(3))
-    kind, zeros, numbers = ctypes.c_int32(KINDS[tensor.dtype]), ctypes.c_int32(), _Three()
+    address, count = ctypes.c_int64(tensor.data_ptr()), ctypes.c_int64(tensor.numel())
+    kind, step = ctypes.c_int32(KINDS[tensor.dtype]), ctypes.c_int64(stride)
+    zeros, numbers = ctypes.c_int32(), _Three()
     loaded.gradscope_moments(
-        ctypes.c_int64(1), ctypes.c_void_p(address), ctypes.c_void_p(count), ctypes.byref(kind),
-        ctypes.c_void_p(step), numbers, ctypes.byref(zeros), None, _at(_EDGES),
-        ctypes.c_int32(len(_EDGES)),
+        ctypes.c_int64(1), ctypes.byref(address), ctypes.byref(count), ctypes.byref(kind),
+        ctypes.byref(step), numbers, ctypes.byref(zeros), None, _EDGES_AT, _EDGE_COUNT,
     )  # fmt: skip
     return numbers[0], numbers[1], numbers[2], float(zeros.value)
 

@@ -56,16 +56,16 @@ class Row:
 
 
 def transfer(readings: Sequence[Reading | None]) -> npt.NDArray[np.float64]:
-    """All readings ``[R, 4]`` on the host, with one copy for each device that holds some."""
+    """All readings ``[R, 4]`` on the host, with one copy for each device and format of some."""
     numbers = np.zeros((len(readings), 4))
-    by_device: dict[torch.device, list[tuple[int, Tensor]]] = defaultdict(list)
+    alike: dict[tuple[torch.device, torch.dtype], list[tuple[int, Tensor]]] = defaultdict(list)
     for i, reading in enumerate(readings):
         if isinstance(reading, tuple):
             numbers[i] = reading
         elif reading is not None:
-            by_device[reading.device].append((i, reading))
-    for found in by_device.values():
-        block = torch.stack([reading.to(torch.float64) for _, reading in found])
+            alike[reading.device, reading.dtype].append((i, reading))
+    for found in alike.values():
+        block = torch.stack([reading for _, reading in found]).to(torch.float64)
         numbers[[i for i, _ in found]] = block.cpu().numpy()
     return numbers
 
