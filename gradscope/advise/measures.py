@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from gradscope.advise.layers import Layer
 from gradscope.diagnose.finding import Finding
@@ -93,6 +94,8 @@ def _by_module(recording: Recording) -> dict[tuple[int, str], dict[str, Any]]:
     """Rows of ``parameters`` by module and last part of the path; the first one counts."""
     found: dict[tuple[int, str], dict[str, Any]] = {}
     for row in recording.parameters.to_dict("records"):
+        if pd.isna(row["module"]):
+            continue  # it stands in no module
         key = int(row["module"]), str(row["path"]).rpartition(".")[2]
         found.setdefault(key, {str(column): value for column, value in row.items()})
     return found

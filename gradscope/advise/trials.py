@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from gradscope.advise.arm import Arm, Start, read
 from gradscope.advise.fix import Treatment
 from gradscope.advise.ranking import Helped, ranked
@@ -307,7 +309,8 @@ class Trials:
         return Helped(
             direct=candidate.option.direct,
             score=self._score(candidate),
-            learnt=min(learnt(run, control, measure, yardstick) for run, control in pairs),
+            # NaN stays NaN, which is never enough
+            learnt=float(np.min([learnt(run, c, measure, yardstick) for run, c in pairs])),
             fails=any(fails(run, measure, yardstick) for run in treated),
         )
 

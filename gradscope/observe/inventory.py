@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import platform
 import weakref
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-import gradscope
 from gradscope.observe.model.construction import built_at, search_below, source_record
 from gradscope.observe.model.entries import entries
 from gradscope.observe.model.optimizer_facts import facts_of, signature_of
+from gradscope.observe.model.process_facts import autocast_dtype, process_facts
 from gradscope.observe.model.tables import initial_statistics, module_record, parameter_record
 from gradscope.observe.model.unseen import unseen_inside
 from gradscope.observe.naming import Place, Registry, Tree, unwrap
-from gradscope.recording.facts import SCHEMA_VERSION
 
 Record = dict[str, Any]
 
@@ -82,9 +78,13 @@ class Inventory:
 
     # ------------------------------------------------------------------ records
 
+    def walk(self) -> None:
+        """Look at every root anew."""
+        self._tree = self._registry.walk()
+
     def refresh(self, step: int) -> tuple[list[Record], list[Record], list[Record]]:
         """Walk the trees; records of modules, parameters, sources that are new or have changed."""
-        self._tree = self._registry.walk()
+        self.walk()
         searches = {self.modules.get(root): search_below(root) for root in self._registry.roots}
         modules = [
             module_record(
@@ -306,7 +306,7 @@ class Inventory:
         if self._refused.get(ordinal) == signature:
             return False
         self._refused[ordinal] = signature
-        self._tree = self._registry.walk()
+        self.walk()
         return self.holds(optimizer)
 
     def held_by(self, optimizer: Any) -> list[tuple[int, Tensor]]:
@@ -370,24 +370,8 @@ class Inventory:
 
     def run_facts(self) -> Record:
         """Facts about the process and the models that hold from the start."""
-        parameters = [parameter for _, parameter in self.parameters.living()]
-        dtypes: Counter[str] = Counter()
-        for parameter in parameters:
-            dtypes[str(parameter.dtype).removeprefix("torch.")] += parameter.numel()
-        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "version": gradscope.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "model": " + ".join(self._kinds),
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "rank": torch.distributed.get_rank() if distributed else 0,
-            "world_size": torch.distributed.get_world_size() if distributed else 1,
-            "device": str(parameters[0].device) if parameters else "cpu",
-            "dtype": dtypes.most_common(1)[0][0] if dtypes else "float32",
-            "optimizers": self.optimizer_facts(),
-        }
+        facts = process_facts([parameter for _, parameter in self.parameters.living()])
+        return {"model": " + ".join(self._kinds), "optimizers": self.optimizer_facts(), **facts}
 
     def optimizer_facts(self) -> list[Record]:
         """Type, learning rates and defaults of each optimizer, in order of first sight."""
@@ -395,7 +379,4 @@ class Inventory:
 
     def autocast(self) -> str | None:
         """The dtype into which autocast puts operations on the parameters' device now, or None."""
-        kind = next((p.device.type for _, p in self.parameters.living()), "cpu")
-        if kind == "meta" or not torch.is_autocast_enabled(kind):
-            return None
-        return str(torch.get_autocast_dtype(kind)).removeprefix("torch.")
+        return autocast_dtype([parameter for _, parameter in self.parameters.living()])

@@ -130,13 +130,25 @@ class Samples:
     starts: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int64]
 
+    def check(self, tensors: int, *vectors: int) -> None:
+        """Raise ValueError unless there are as many tensors, and vectors as long as is needed."""
+        arrays = {len(self.kinds), len(self.strides), len(self.starts), len(self.lengths)}
+        total = int(self.starts[-1] + self.lengths[-1]) if tensors else 0
+        if arrays != {tensors} or any(length < total for length in vectors):
+            raise ValueError(f"{tensors} tensors, {arrays} places, {vectors} for {total} elements")
+
 
 def samples(
     tensors: Sequence[Tensor | None], where: Samples, into: npt.NDArray[np.float32]
 ) -> None:
-    """Write the samples of P tensors into one vector, NaN for a tensor that is None."""
+    """Write the samples of P tensors into one vector, NaN for a tensor that is None.
+
+    Raises:
+        ValueError: lengths that do not agree: C would write beyond the end.
+    """
     loaded = library()
     assert loaded is not None, "the caller asks first"
+    where.check(len(tensors), len(into))
     addresses = _addresses(tensors)
     loaded.gradscope_samples(
         ctypes.c_int64(len(tensors)), _at(addresses), _at(where.kinds),
@@ -166,9 +178,13 @@ def updates(
         ``[P, 6]``: elements changed, and sums of before², delta², gradient², -gradient * delta
         and (now - origin)². ``[P, 2, SKETCH_SIZE]``: count sketches of the gradient and of delta.
         All of it in float64.
+
+    Raises:
+        ValueError: lengths that do not agree.
     """
     loaded = library()
     assert loaded is not None, "the caller asks first"
+    where.check(len(tensors), len(before), len(gradient), len(origin))
     total = len(tensors)
     sums = np.zeros((total, 6))
     sketches = np.zeros((total, 2, SKETCH_SIZE))

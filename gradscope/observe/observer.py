@@ -241,7 +241,10 @@ class Observer:
         for optimizer in given:
             if optimizer is not None:
                 self._learn(optimizer)
-        for function in private.compiled_functions():
+        compiled = private.compiled_functions()
+        if compiled:
+            self._inventory.walk()  # which of their modules are watched
+        for function in compiled:
             self._compiling(private.compile_target(function))
         self._refresh()
         for key, value in (self._inventory.run_facts() | self._facts).items():

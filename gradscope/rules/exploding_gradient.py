@@ -73,17 +73,16 @@ class ExplodingGradient(Rule):
         run = run_up(recording)
         start = _start(recording)
         learning = gate(recording)
-        by_depth = start is not None and (
-            _grows_over_depth(options, start, learning)
-            or _begins_far_above(options, recording, learning)
-        )
+        by_depth = start is not None and _grows_over_depth(options, start, learning)
         by_steps = _grows_over_steps(options, run)
         overflow = run.nonfinite is not None and (
             by_steps
             or by_depth
             or (start is not None and start.forward_growth > options.overflow_decades)
         )
-        if not (by_depth or by_steps or overflow):
+        # what ends in NaN has to have grown: the first losses alone explain none
+        far = run.nonfinite is None and _begins_far_above(options, recording, learning)
+        if not (by_depth or by_steps or far or overflow):
             if start is None and math.isnan(run.norm_growth):
                 return Undecided(
                     "neither the gradient's norm nor modules were recorded on two steps"
@@ -96,7 +95,7 @@ class ExplodingGradient(Rule):
             if learning.state == "learning":
                 return Passed(None, f"the gradient grew, but it trains: {learning.reason}")
             return Undecided(f"growth is a fault only if it does harm: {learning.reason}")
-        kind = "initialization" if by_depth else "learning-rate"
+        kind = "initialization" if by_depth or far else "learning-rate"
         return Findings((_finding(recording, options, run, start, learning, kind),))
 
 
@@ -117,7 +116,8 @@ def _grows_over_depth(options: Options, start: DepthProfile, learning: Learning)
 
 def _begins_far_above(options: Options, recording: Recording, learning: Learning) -> bool:
     """Whether the first answers were far too large, and the training has not come back from it."""
-    if not (learning.first_excess > options.far_loss and learning.excess > 1):
+    first = _first_loss(recording)
+    if not (first > options.far_loss and learning.excess > 1):
         return False
     if any(tensor.rms > options.input for tensor in entering(recording)):
         return False
@@ -125,7 +125,14 @@ def _begins_far_above(options: Options, recording: Recording, learning: Learning
     if curve.operation != "mse" or target is None:
         return curve.operation in FREQUENCY_LOSSES
     # an answer of 0 costs the targets' mean square, however far from 0 they lie
-    return learning.first_excess * curve.baseline > options.far_loss * target.rms**2
+    return first * curve.baseline > options.far_loss * target.rms**2
+
+
+def _first_loss(recording: Recording) -> float:
+    """The very first loss over the trivial one: after a step the learning rate has had its say."""
+    curve = loss_curve(recording)
+    known = len(curve.excess) and len(curve.steps) and curve.excess_steps[0] == curve.steps[0]
+    return float(curve.excess[0]) if known else math.nan
 
 
 def _grows_over_steps(options: Options, run: RunUp) -> bool:
@@ -198,14 +205,16 @@ def _finding(
         name=ExplodingGradient.name,
         severity=severity,
         confidence=confidence,
-        summary=_summary(options, kind, module, run, start, learning),
+        summary=_summary(options, kind, module, run, start, learning, _first_loss(recording)),
         modules=(module,) if module or not parameters else ("",),
         parameters=parameters,
         also=also,
         location=location_of(recording, module),
         first_step=0 if kind == "initialization" else _first_step(options, run),
         last_step=windows.last_step(recording) if run.nonfinite is None else run.nonfinite,
-        evidence=_evidence(options, run, start, learning),
+        evidence=_evidence(
+            options, run, start, learning, _first_limit(options, kind, start, learning)
+        ),
         why=_why(run, learning),
         causes=_causes(kind, states, module, run),
         kind=kind,
@@ -250,13 +259,14 @@ def _summary(
     run: RunUp,
     start: DepthProfile | None,
     learning: Learning,
+    first: float,
 ) -> str:
     end = "" if run.nonfinite is None else f", until it is no longer finite at step {run.nonfinite}"
     if kind == "initialization" and start is not None:
-        if not _grows_over_depth(options, start, learning):
+        if run.nonfinite is None and not _grows_over_depth(options, start, learning):
             return (
                 f"The answers are too large at the initial weights, from {code(module)} on: the "
-                f"first loss is {factor(learning.first_excess)} what a constant answer costs{end}."
+                f"first loss is {factor(first)} what a constant answer costs."
             )
         where = f"explodes over the depth from {code(module)} on: at the initial weights"
         if start.forward_growth > max(start.growth, 0):
@@ -302,8 +312,21 @@ def _causes(
     return order[kind]
 
 
+def _first_limit(
+    options: Options, kind: str, start: DepthProfile | None, learning: Learning
+) -> float:
+    """The limit of the first loss that decided: alone, or beside a growth over the depth."""
+    if kind != "initialization" or start is None or _grows_over_depth(options, start, learning):
+        return options.first_loss
+    return options.far_loss
+
+
 def _evidence(
-    options: Options, run: RunUp, start: DepthProfile | None, learning: Learning
+    options: Options,
+    run: RunUp,
+    start: DepthProfile | None,
+    learning: Learning,
+    first_limit: float,
 ) -> tuple[Evidence, ...]:
     rows = []
     if start is not None:
@@ -319,7 +342,7 @@ def _evidence(
         Evidence("largest total norm", run.peak_norm),
         Evidence("growth of the loss", run.loss_growth, "x", options.loss),
         Evidence("first loss over that of a constant answer", learning.first_excess, "",
-                 options.first_loss),
+                 first_limit),
     ]  # fmt: skip
     if run.nonfinite is not None:
         rows.append(Evidence(FIRST_NONFINITE, float(run.nonfinite)))

@@ -89,6 +89,7 @@ class LearningRateTooLow(Rule):
 def _passed(options: Options, moved: Movement) -> Passed:
     went = f"the weights went {number(moved.distance)} of their size"
     agree = f"ten gradients agree to {number(moved.aligned)}"
+    less = moved.aligned <= options.aligned
     far = Held(
         moved.distance / options.distance,
         f"{went}: more than the {number(options.distance)} below which they have hardly moved",
@@ -96,7 +97,9 @@ def _passed(options: Options, moved: Movement) -> Passed:
     # steps are too small where the gradient keeps its direction and the weights hardly moved
     turned = Held(
         options.aligned / moved.aligned if moved.aligned > 0 else math.nan,
-        f"{agree}: less than the {number(options.aligned)} from which they show one way",
+        f"{agree}: less than the {number(options.aligned)} from which they show one way"
+        if less
+        else agree,
     )
     decides = farthest((far, turned))
     return passed(decides, agree if decides is far else went)

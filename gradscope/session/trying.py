@@ -44,10 +44,14 @@ def try_file(
     return tried(diagnosis, prepare, settings, tell)
 
 
+_UNTIL_THE_END = ExitStack()
+"""Never left: what stands around the user's code is needed until the child process ends. A stack
+without a name would be undone as soon as it is entered."""
+
+
 def file_start(target: str, settings: config.Settings, seed: int) -> Start:
     """The training of a file, in a child process, ready for its first step."""
-    # never left: what stands around the user's code is needed until the process ends
-    ExitStack().enter_context(surroundings(parse(target).file))
+    _UNTIL_THE_END.enter_context(surroundings(parse(target).file))
     workload = load(
         target, input_shape=settings.input, device=settings.device,
         batch_size=settings.batch_size, seed=settings.seed + STRIDE * seed,

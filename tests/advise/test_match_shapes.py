@@ -36,9 +36,11 @@ for step in range(3):
 
 def fix_of(study, body, prediction, target):
     done = study(LOOP.replace("BODY", body), 8)
+    stretched = torch.broadcast_shapes(tuple(prediction), tuple(target or prediction[::-1]))
     done.records["losses"] = [
         {"step": 0, "site": "model.py:12", "operation": "mse", "value": 1.0, "baseline": 1.0,
-         "share": 1.0, "term": 0, "input_shape": prediction, "target_shape": target}
+         "share": 1.0, "term": 0, "input_shape": prediction, "target_shape": target,
+         "element_shape": list(stretched)}
     ]  # fmt: skip
     line = 1 + done.text[: done.text.index("loss.backward")].count("\n")
     fixes = done.fixes("GS503", "broadcast", location=Location(done.file, line))
@@ -53,6 +55,8 @@ def fix_of(study, body, prediction, target):
          [1, 16]),
         ("F.l1_loss(model(x)[:, 0], y[:, None])",
          "F.l1_loss(model(x)[:, 0], y[:, None].squeeze(-1))", [16], [16, 1]),
+        ("F.mse_loss(torch.mul(model(x), 1.0), target=y)",
+         "F.mse_loss(torch.mul(model(x), 1.0), target=y.unsqueeze(-1))", [16, 1], [1, 16]),
     ],
 )  # fmt: skip
 def test_the_target_gets_the_shape_of_the_prediction(study, written, mended, prediction, target):
@@ -67,8 +71,9 @@ def test_the_target_gets_the_shape_of_the_prediction(study, written, mended, pre
         ("loss = F.mse_loss(model(x), y) + F.mse_loss(model(-x), y)", [16, 1], [1, 16]),
         ("loss = ((model(x) - y) ** 2).mean()", [16, 1], None),
         ("loss = F.mse_loss(model(x).T, y[:, None])", [1, 16], [16, 1]),
+        ("loss = F.mse_loss(model(x)[:, :, None], y)", [16, 1, 1], [1, 1, 16]),
     ],
-    ids=["two calls", "written by hand", "not the last axis"],
+    ids=["two calls", "written by hand", "not the last axis", "two axes"],
 )
 def test_without_one_place_there_is_no_diff(study, body, prediction, target):
     _, fix = fix_of(study, body, prediction, target)

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +194,53 @@ def test_a_new_parameter_leaves_the_distance_of_the_others():
         0: 70 * 2.0**2,
         3: 5 * 1.0**2,
     }
+
+
+def test_two_optimizers_that_step_in_turn_keep_their_distances():
+    way = KernelUpdates(UPDATE_SAMPLE_SIZE)
+    sides = {0: torch.zeros(70), 1: torch.zeros(5)}
+    found = []
+    for step in range(6):
+        turn = step % 2
+        way.before([(turn, sides[turn], None)], None)
+        sides[turn] += 1.0
+        (row,), _ = way.after(step, sides.get)
+        found.append(row["distance_sq"] / len(sides[turn]))
+    assert found == [1, 1, 4, 4, 9, 9]
+
+
+def test_two_threads_that_train_at_once_do_no_harm():
+    way = KernelUpdates(UPDATE_SAMPLE_SIZE)
+    sets = [[(n, torch.zeros(size), None) for n, size in enumerate(sizes)]
+            for sizes in ([7] * 40, [5_000] * 90)]  # fmt: skip
+    failed = []
+
+    def train(items):
+        held = {n: value for n, value, _ in items}
+        for step in range(150):
+            try:
+                way.before(items, None)
+                way.after(step, held.get)
+            except Exception as error:
+                failed.append(error)
+
+    threads = [threading.Thread(target=train, args=(items,)) for items in sets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+
+
+def test_lengths_that_do_not_agree_are_refused():
+    where = kernel.Samples(
+        np.zeros(2, np.int32), np.ones(2, np.int64), np.array([0, 3]), np.array([3, 3])
+    )
+    both = [torch.zeros(3), torch.zeros(3)]
+    with pytest.raises(ValueError, match="3 tensors"):
+        kernel.samples([*both, both[0]], where, np.zeros(9, np.float32))
+    with pytest.raises(ValueError, match="6 elements"):
+        kernel.samples(both, where, np.zeros(5, np.float32))
 
 
 def test_only_what_lies_densely_on_the_cpu_is_read():

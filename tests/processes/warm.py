@@ -25,7 +25,6 @@ class WarmPython:
 
     def __init__(self) -> None:
         self._pipe, theirs = multiprocessing.Pipe()
-        self._environment = dict(os.environ)
         self._server = subprocess.Popen(
             [sys.executable, str(SERVER), str(theirs.fileno())], pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,

@@ -4,7 +4,11 @@
 is the list of their process ids and, once all have ended, that of their exit codes.
 
 A fork finds what a new interpreter finds: the libraries are not in ``sys.modules`` until something
-imports them, the random states are those of a start, and it ends as every Python does.
+imports them, the random states are those of a start, and it ends as every Python does. What it
+cannot show: gradscope's own modules are imported already, so that the order of its imports, and
+what one of them imports by accident, need a new interpreter (``test_lazy.py``, ``test_anew.py``);
+all forks of a server have one hash seed; variables that Python or OpenMP reads at its start have no
+effect.
 """
 
 import builtins

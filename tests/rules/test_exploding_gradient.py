@@ -58,13 +58,26 @@ def test_less_growth_counts_beside_a_large_first_loss(decades, first, kind):
 )
 def test_a_first_loss_far_above_a_constant_answer_counts_by_itself(first, last, kind):
     loss = np.geomspace(first, last, 100) * TRIVIAL
-    loss[:3] = first * TRIVIAL
     outcome = check(deep(0.3, loss=loss))
     assert isinstance(outcome, kind), outcome
     if kind is Findings:
         found = only(outcome)
         assert found.kind == "initialization"
         assert "the first loss is 5.1x what a constant answer costs" in found.summary
+
+
+def test_a_large_first_loss_explains_no_nan():
+    loss = np.geomspace(9, 1.2, 100) * TRIVIAL
+    loss[60:] = np.nan
+    made = deep(0.3, loss=loss)
+    made.alarm(60)
+    assert isinstance(check(made), Passed)
+
+
+def test_only_the_very_first_loss_tells_of_the_initialisation():
+    loss = np.geomspace(9, 1.2, 100) * TRIVIAL
+    loss[0] = TRIVIAL
+    assert isinstance(check(deep(0.3, loss=loss)), Passed)
 
 
 class Residual(nn.Module):

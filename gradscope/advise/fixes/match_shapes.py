@@ -13,6 +13,7 @@ from gradscope.advise.source import Source
 from gradscope.advise.source_file import SourceFile, dotted
 from gradscope.advise.treatments.functions import MatchShapes as Matched
 from gradscope.diagnose.finding import Finding
+from gradscope.diagnose.loss_input import fault_of
 from gradscope.recording.reader import Recording
 
 _FUNCTIONS = tuple(f"torch.nn.functional.{name}" for name in sorted(Matched.operations))
@@ -39,8 +40,7 @@ class MatchShapes(Remedy):
         edits = Edits()
         call = _call(finding, recording, source)
         if call is not None and method is not None:
-            file, node = call
-            target = node.args[1]
+            file, target = call
             code = file.code(target)
             code = code if isinstance(target, _PLAIN) else f"({code})"
             edits.add(file, [Edit(file.start(target), file.end(target), f"{code}.{method}")])
@@ -58,41 +58,49 @@ class MatchShapes(Remedy):
 
 
 def _method(recording: Recording) -> str | None:
-    """What makes the last target's shape that of the prediction; None where it is not one axis."""
+    """What makes the stretched target's shape that of the prediction; None if no one axis does."""
     for look in reversed(recording.losses.to_dict("records")):
-        prediction, target = look["input_shape"], look["target_shape"]
-        if prediction is None or target is None or list(prediction) == list(target):
+        fault = fault_of(look)
+        if fault is None or fault.kind != "broadcast":
             continue
         # the target is noted as it was stretched: with axes of 1 in front
-        if len(prediction) < len(target):
-            return "squeeze(-1)" if target[-1] == 1 else None
-        return "unsqueeze(-1)" if prediction[-1] == 1 else None
+        prediction, target = list(look["input_shape"]), list(look["target_shape"] or ())
+        if target[-1:] == [1] and target[:-1] == prediction:
+            return "squeeze(-1)"
+        return "unsqueeze(-1)" if target[:1] == [1] and [*target[1:], 1] == prediction else None
     return None
 
 
 def _call(
     finding: Finding, recording: Recording, source: Source
-) -> tuple[SourceFile, ast.Call] | None:
-    """The one call that gives a loss its prediction and its target.
+) -> tuple[SourceFile, ast.expr] | None:
+    """The target in the one call of a loss.
 
     On the line where a loss was seen to be called, else by the losses' names in the finding's file.
     """
     rows = recording.examined
-    seen = [
-        (file, call)
+    lines = [
+        at
         for row in rows[rows["kind"] == "loss"].to_dict("records")
         if (at := source.place(row["file"], _line(row["line"]))) is not None
-        for file in at[:1]
-        for call in file.calls_at(at[1])
     ]
+    seen = [(f, c) for f, line in lines for c in _loss_calls(f) if c in f.calls_at(line)]
     own = source.place(finding.location.file, finding.location.line) if finding.location else None
     named = [(file, call) for file in (own or ())[:1] for call in _loss_calls(file)]
-    found = {
-        (file.name, file.start(call)): (file, call)
-        for file, call in seen or named
-        if len(call.args) >= 2 and not any(isinstance(a, ast.Starred) for a in call.args)
-    }
-    return next(iter(found.values())) if len(found) == 1 else None
+    found = {(file.name, file.start(call)): (file, call) for file, call in seen or named}
+    if len(found) != 1:
+        return None
+    ((file, call),) = found.values()
+    target = _target_of(call)
+    return None if target is None else (file, target)
+
+
+def _target_of(call: ast.Call) -> ast.expr | None:
+    if any(isinstance(argument, ast.Starred) for argument in call.args):
+        return None
+    if len(call.args) >= 2:
+        return call.args[1]
+    return next((k.value for k in call.keywords if k.arg == "target"), None)
 
 
 def _loss_calls(file: SourceFile) -> Iterator[ast.Call]:

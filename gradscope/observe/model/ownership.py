@@ -100,6 +100,7 @@ class Ownership:
             optimizer: the optimizer that is about to step.
             backwards: backward calls of theirs in the open step.
         """
+        self._stepping = _nobody
         copies = (
             not self._inventory.has_optimizer
             and self.forward_seen

@@ -8,10 +8,8 @@ expression alone can be meant.
 from __future__ import annotations
 
 import ast
-import inspect
-import itertools
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -19,23 +17,28 @@ from typing import Any
 from torch import nn
 
 from gradscope.observe.frames import Site, owner
+from gradscope.observe.model.source_candidates import (
+    DEPTH,
+    calls_class,
+    could_be,
+    names_class,
+    only,
+    resolve,
+    resolve_all,
+    tail,
+)
 from gradscope.observe.model.source_code import (
     Function,
     Value,
     added_values,
     attribute_values,
     class_node,
-    function_node,
     items_of,
-    name_values,
-    returned_values,
     super_call,
     tree_of,
 )
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-_DEPTH = 8
-"""Names and functions followed from one expression."""
 
 
 class SourceSearch:
@@ -102,9 +105,12 @@ class _Found:
         if child is None:
             return None
         if _is_user_class(self.module):
-            value = _only(_resolve_all(_attribute(type(self.module), name)), child)
-            if value is None:
-                value = _only(_resolve_all(_from_outside(type(self.module), name)), child)
+            own = resolve_all(_attribute(type(self.module), name))
+            value = only(own, child)
+            if own and not any(could_be(v.node, child) for v in own):
+                # it was replaced after the class had built its own
+                given = resolve_all(_from_outside(type(self.module), name))
+                value = only([v for v in given if calls_class(v.node, type(child))], child)
             if value is None and isinstance(self.module, nn.Sequential):
                 value = None if self._handed_up is None else self._handed_up.item(name, child)
             target = None if value is None else value.own_attribute(name)
@@ -211,58 +217,6 @@ def _super_call(cls: type) -> Value | None:
     return None if file is None or node is None else super_call(file, node)
 
 
-def _resolve_all(values: Iterable[Value]) -> list[Value]:
-    return [end for value in values for end in _resolve(value, _DEPTH)]
-
-
-def _resolve(value: Value, depth: int) -> Iterator[Value]:
-    """The expressions that make an object, names and functions of the same file followed."""
-    node = value.node
-    if depth == 0:
-        return
-    if isinstance(node, ast.IfExp):
-        for branch in (node.body, node.orelse):
-            yield from _resolve(value.but(branch), depth - 1)
-    elif isinstance(node, ast.Name):
-        # an argument of the function is built by a caller that is not known here
-        for given in name_values(value, node.id):
-            yield from _resolve(given, depth - 1)
-    elif (function := _called(value)) is not None:
-        for returned in returned_values(value, function):
-            yield from _resolve(returned, depth - 1)
-    else:
-        yield value
-
-
-def _called(value: Value) -> Function | None:
-    """The function of the same file, or method of the same object, that an expression calls."""
-    node = value.node
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        return value.own_method()
-    tree = tree_of(value.file)
-    return function_node(tree, node.func.id) if tree is not None else None
-
-
-def _only(values: list[Value], module: Any) -> Value | None:
-    """The one expression that can have built a module; by its class where there are several."""
-    values = [value for value in values if _could_be(value.node, module)]
-    if len(values) > 1:
-        values = [value for value in values if _names_class(value.node, type(module))]
-    return values[0] if len(values) == 1 else None
-
-
-def _names_class(node: ast.expr, cls: type) -> bool:
-    return any(
-        isinstance(call, ast.Call) and _tail(call.func) == cls.__name__ for call in ast.walk(node)
-    )
-
-
-def _tail(function: ast.expr) -> str | None:
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else None
-
-
 class _Items:
     """The expressions of the items of a container of ``length`` items that ``value`` builds."""
 
@@ -282,20 +236,20 @@ class _Items:
     def item(self, name: str, child: Any) -> Value | None:
         """The one expression that can have built the item of this name."""
         if self._named:
-            return _only(_resolve_all(self._named.get(name, [])), child)
-        return _only(self._candidates(int(name)), child) if name.isdigit() else None
+            return only(resolve_all(self._named.get(name, [])), child)
+        return only(self._candidates(int(name)), child) if name.isdigit() else None
 
     def _candidates(self, index: int) -> list[Value]:
         items = self._listed
         if self._first is None:
-            return _resolve_all(items[index : index + 1]) if len(items) == self._length else []
+            return resolve_all(items[index : index + 1]) if len(items) == self._length else []
         if index < self._first:
-            return _resolve_all([items[index]])
+            return resolve_all([items[index]])
         if self._length - index < len(items) - self._last:
             # behind the last loop positions are known from the end
-            return _resolve_all([items[index - self._length]])
+            return resolve_all([items[index - self._length]])
         if self._between is None:
-            self._between = _resolve_all(items[self._first : self._last + 1])
+            self._between = resolve_all(items[self._first : self._last + 1])
         return self._between
 
 
@@ -304,11 +258,11 @@ def _items(value: Value) -> Iterator[Value]:
     if not isinstance(node, ast.Call):
         yield from items_of(value)
         return
-    if _tail(node.func) in ("ModuleList", "list", "tuple"):
+    if tail(node.func) in ("ModuleList", "list", "tuple"):
         for argument in node.args[:1]:
             yield from items_of(value.but(argument))
         return
-    if _tail(node.func) not in ("Sequential", "__init__"):
+    if tail(node.func) not in ("Sequential", "__init__"):
         return
     for argument in node.args:
         if isinstance(argument, ast.Starred):
@@ -321,7 +275,7 @@ def _named_items(value: Value) -> list[tuple[Any, Value]]:
     node = value.node
     if isinstance(node, ast.Call) and len(node.args) == 1:
         node = node.args[0]
-    if isinstance(node, ast.Call) and _tail(node.func) in ("OrderedDict", "dict") and node.args:
+    if isinstance(node, ast.Call) and tail(node.func) in ("OrderedDict", "dict") and node.args:
         node = node.args[0]
     if isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
@@ -347,7 +301,7 @@ def _builder(root: nn.Module, file: str | None) -> Value | None:
         Value(place, node, inside.get(id(node)))
         for node in ast.walk(tree)
         if isinstance(node, ast.Call)
-        and _tail(node.func) == type(root).__name__
+        and tail(node.func) == type(root).__name__
         and id(node) not in parts  # what a class builds is a part of it, no root
     ]
     # one whose items are all known tells more than one that is filled in a loop
@@ -368,44 +322,13 @@ def _fits(call: Value, root: nn.Module) -> bool | None:
     if pairs:
         return [key for key, _ in pairs] == [name for name, _ in root.named_children()]
     if any(item.several for item in items):
-        ends = [end.node for item in items for end in _resolve(item, _DEPTH)]
+        ends = [end.node for item in items for end in resolve(item, DEPTH)]
         kinds = {type(child) for child in children}
-        named = all(any(_names_class(end, kind) for end in ends) for kind in kinds)
+        named = all(any(names_class(end, kind) for end in ends) for kind in kinds)
         return None if named else False
     if len(items) != len(children):
         return False
     return all(
-        all(_could_be(end.node, child) for end in _resolve(item, _DEPTH))
+        all(could_be(end.node, child) for end in resolve(item, DEPTH))
         for item, child in zip(items, children, strict=True)
-    )
-
-
-def _could_be(node: ast.expr, module: Any) -> bool:
-    """False where an expression calls another one of torch.nn's classes than the module's.
-
-    Also where it gives that class another number than the module has: a head that was replaced
-    after the model was built was not built where its class builds one.
-    """
-    if not isinstance(node, ast.Call):
-        return True
-    tail = _tail(node.func)
-    cls = None if tail is None else getattr(nn, tail, None)
-    if not isinstance(cls, type):
-        return True
-    return tail == type(module).__name__ and not _other_numbers(node, cls, module)
-
-
-def _other_numbers(call: ast.Call, cls: type, module: Any) -> bool:
-    """Whether a call gives a whole number where the module's attribute is another one."""
-    names = list(inspect.signature(cls).parameters)
-    # zip ends at the shorter one: a starred argument hides what follows it
-    plain = itertools.takewhile(lambda arg: not isinstance(arg, ast.Starred), call.args)
-    given = [*zip(names, plain, strict=False)]
-    given += [(keyword.arg, keyword.value) for keyword in call.keywords if keyword.arg]
-    return any(
-        isinstance(value, ast.Constant)
-        and type(value.value) is int
-        and type(own := getattr(module, name, None)) is int
-        and own != value.value
-        for name, value in given
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,22 @@ from gradscope.observe.reading.samples import sample_stride
 from gradscope.observe.reading.update_rows import SIGNS, Layout, Read, Rows, no_rows, rows_of
 
 _Vector = npt.NDArray[np.float32]
+_Key = tuple[int, int, torch.dtype]
+"""Id, elements and format of a parameter."""
+LAYOUTS = 8
+"""Sets of parameters whose memory is kept: the optimizers of a GAN step in turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """Memory for one set of parameters: their samples, one behind the other."""
+
+    keys: tuple[_Key, ...]
+    layout: Layout
+    where: kernel.Samples
+    before: _Vector
+    gradient: _Vector
+    origin: _Vector
 
 
 class KernelUpdates:
@@ -22,9 +39,11 @@ class KernelUpdates:
     def __init__(self, size: int) -> None:
         """Make one that looks at ``size`` elements of a parameter at most."""
         self._size = size
-        self._key: list[tuple[int, int, torch.dtype]] = []
-        """Id, elements and format of the parameters that the memory is laid out for."""
-        self._taken = False
+        self._known: dict[tuple[_Key, ...], _Laid] = {}
+        self._origins: dict[_Key, _Vector] = {}
+        """Values at the first look; a parameter that got other data of another size begins anew."""
+        # one attribute, read once: while the kernel runs, another thread may train as well
+        self._taken: _Laid | None = None
 
     def reads(self, parameter: Tensor, grad: Tensor | None) -> bool:
         """Whether the kernel can read a parameter and its gradient."""
@@ -34,64 +53,58 @@ class KernelUpdates:
 
     def drop(self) -> None:
         """Forget what ``before`` took."""
-        self._taken = False
+        self._taken = None
 
     def before(self, items: Sequence[Read], divisor: float | None) -> None:
         """Take the samples; gradients are divided by ``divisor``."""
-        self._taken = bool(items)
+        self._taken = None
         if not items:
             return
-        key = [(identity, value.numel(), value.dtype) for identity, value, _ in items]
+        keys = tuple([(identity, value.numel(), value.dtype) for identity, value, _ in items])
         values = [value for _, value, _ in items]
-        new = key != self._key
-        if new:
-            known = self._origins()
-            self._lay_out(key)
-        kernel.samples(values, self._where, self._before)
-        if new:
-            self._origin = self._before.copy()
-            for parameter, part in zip(key, self._parts(), strict=True):
-                # a parameter that was given other data of another size begins anew
-                part[:] = known.get(parameter, part)
+        laid = self._known.get(keys) or self._lay_out(keys, values)
+        kernel.samples(values, laid.where, laid.before)
         kinds = np.array([0 if g is None else kernel.KINDS[g.dtype] for _, _, g in items], np.int32)
-        where = kernel.Samples(kinds, self._where.strides, self._where.starts, self._where.lengths)
-        kernel.samples([grad for _, _, grad in items], where, self._gradient)
+        where = kernel.Samples(kinds, laid.where.strides, laid.where.starts, laid.where.lengths)
+        kernel.samples([grad for _, _, grad in items], where, laid.gradient)
         if divisor is not None:
-            self._gradient /= np.float32(divisor)
+            np.divide(laid.gradient, np.float32(divisor), out=laid.gradient)
+        self._taken = laid
 
     def after(self, step: int, parameter: Callable[[int], Tensor | None]) -> tuple[Rows, Rows]:
         """Rows of ``updates`` and ``sketches``."""
-        if not self._taken:
+        laid, self._taken = self._taken, None
+        if laid is None:
             return no_rows()
-        self._taken = False
         now: list[Tensor | None] = []
-        for identity, count, dtype in self._key:
+        for identity, count, dtype in laid.keys:
             value = parameter(identity)
             if value is None or not _readable(value):
                 now.append(None)  # it is gone, or has other data
             else:
                 now.append(value if (value.numel(), value.dtype) == (count, dtype) else None)
         sums, sketches = kernel.updates(
-            now, self._where, self._before, self._gradient, self._origin, SIGNS
+            now, laid.where, laid.before, laid.gradient, laid.origin, SIGNS
         )
-        return rows_of(step, self._layout, sums, sketches)
+        return rows_of(step, laid.layout, sums, sketches)
 
-    def _lay_out(self, key: list[tuple[int, int, torch.dtype]]) -> None:
-        counts = np.array([count for _, count, _ in key], np.int64)
+    def _lay_out(self, keys: tuple[_Key, ...], values: Sequence[Tensor]) -> _Laid:
+        counts = np.array([count for _, count, _ in keys], np.int64)
         strides = sample_stride(counts, self._size)
-        lengths = -(-counts // strides)
-        layout = Layout.of([i for i, _, _ in key], counts.tolist(), lengths.tolist())
-        kinds = np.array([kernel.KINDS[dtype] for _, _, dtype in key], np.int32)
-        self._where = kernel.Samples(kinds, strides, layout.starts, layout.lengths)
-        total = int(lengths.sum())
-        self._before, self._gradient = np.empty(total, np.float32), np.empty(total, np.float32)
-        self._key, self._layout = key, layout
-
-    def _parts(self) -> list[_Vector]:
-        return np.split(self._origin, self._layout.starts[1:])
-
-    def _origins(self) -> dict[tuple[int, int, torch.dtype], _Vector]:
-        return dict(zip(self._key, self._parts(), strict=True)) if self._key else {}
+        layout = Layout.of(
+            [identity for identity, _, _ in keys], counts.tolist(), (-(-counts // strides)).tolist()
+        )
+        kinds = np.array([kernel.KINDS[dtype] for _, _, dtype in keys], np.int32)
+        where = kernel.Samples(kinds, strides, layout.starts, layout.lengths)
+        total = int(layout.lengths.sum())
+        before, gradient, origin = (np.empty(total, np.float32) for _ in range(3))
+        kernel.samples(values, where, origin)
+        for key, part in zip(keys, np.split(origin, layout.starts[1:]), strict=True):
+            part[:] = self._origins.setdefault(key, part)
+        if len(self._known) >= LAYOUTS:
+            self._known.clear()
+        laid = self._known[keys] = _Laid(keys, layout, where, before, gradient, origin)
+        return laid
 
 
 def _readable(tensor: Tensor) -> bool:
