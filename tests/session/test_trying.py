@@ -200,3 +200,21 @@ def test_a_script_is_run_again_in_a_copy_of_its_folder(python, here):
     (here / "try.py").unlink()
     assert contents(here) == before
     assert len((here / "log.txt").read_text().splitlines()) == 70
+
+
+def test_a_trial_finds_what_stands_beside_the_file_and_leaves_nothing_there(here, monkeypatch):
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    (here / "beside.py").write_text("SCALE = 1.0\n")
+    # imported when a batch is asked for, long after the file itself
+    (here / "model.py").write_text(
+        MODEL.replace(
+            "x = torch.randn(64, 20)",
+            "from beside import SCALE\n    x = SCALE * torch.randn(64, 20)",
+        )
+    )
+    settings = config.Settings(steps=60, try_fixes=True, trial_seeds=1, trial_steps=60)
+    diagnosis = check_file("model.py", settings).diagnosis
+    tried = [fix.trial for finding in diagnosis.findings for fix in finding.fixes if fix.trial]
+    assert "helped" in {trial.status for trial in tried}, [trial.reason for trial in tried]
+    assert sorted(path.name for path in here.iterdir()) == [".gradscope", "beside.py", "model.py"]
