@@ -6,13 +6,12 @@ import math
 from dataclasses import dataclass
 
 from gradscope.diagnose import windows
-from gradscope.diagnose.entering import entering, target_scale
 from gradscope.diagnose.finding import Confidence, Evidence, Finding, Severity
 from gradscope.diagnose.flow import DepthProfile, depth_profile
 from gradscope.diagnose.gains import trained_roots
 from gradscope.diagnose.growth import RunUp, run_up
 from gradscope.diagnose.held import UNKNOWN, Held, nearest, passed
-from gradscope.diagnose.learning import DIVERGED, FREQUENCY_LOSSES, Learning, gate, loss_curve
+from gradscope.diagnose.learning import DIVERGED, Learning, gate
 from gradscope.diagnose.locate import location_of
 from gradscope.diagnose.precedence import FIRST_NONFINITE
 from gradscope.diagnose.rule import Findings, Need, Outcome, Passed, Rule, Undecided
@@ -36,14 +35,6 @@ class Options:
     """Growth that counts beside a first loss above ``first_loss``. Ours: ten times."""
     first_loss: float = 1.25
     """First loss over the trivial one; docs/why/signals.md: recall .79, false alarms .06."""
-    far_loss: float = 5.0
-    """First loss over the trivial one above which the first answers are far too large: classes are
-    named with certainty, and wrongly; numbers are far above the targets. A fresh model begins at
-    about 1 ("verify the loss at init", Karpathy, A Recipe for Training Neural Networks, 2019); 5 is
-    ours, and counts only where the loss is still above the trivial one at the end and the inputs
-    are not large themselves."""
-    input: float = 5.0
-    """RMS of an input above which it is the input that makes the answers large; as for GS504."""
     norm: float = 10.0
     """Growth of the total norm over the run. Small healthy trainings stay within a few times their
     first norm; gradient clipping and learning rates are tuned for less. Ours, behind the harm
@@ -80,9 +71,7 @@ class ExplodingGradient(Rule):
             or by_depth
             or (start is not None and start.forward_growth > options.overflow_decades)
         )
-        # what ends in NaN has to have grown: the first losses alone explain none
-        far = run.nonfinite is None and _begins_far_above(options, recording, learning)
-        if not (by_depth or by_steps or far or overflow):
+        if not (by_depth or by_steps or overflow):
             if start is None and math.isnan(run.norm_growth):
                 return Undecided(
                     "neither the gradient's norm nor modules were recorded on two steps"
@@ -95,7 +84,7 @@ class ExplodingGradient(Rule):
             if learning.state == "learning":
                 return Passed(None, f"the gradient grew, but it trains: {learning.reason}")
             return Undecided(f"growth is a fault only if it does harm: {learning.reason}")
-        kind = "initialization" if by_depth or far else "learning-rate"
+        kind = "initialization" if by_depth else "learning-rate"
         return Findings((_finding(recording, options, run, start, learning, kind),))
 
 
@@ -112,27 +101,6 @@ def _grows_over_depth(options: Options, start: DepthProfile, learning: Learning)
     if start.growth > options.depth_decades or start.forward_growth > options.forward_decades:
         return True
     return start.growth > options.suspicious_decades and learning.first_excess > options.first_loss
-
-
-def _begins_far_above(options: Options, recording: Recording, learning: Learning) -> bool:
-    """Whether the first answers were far too large, and the training has not come back from it."""
-    first = _first_loss(recording)
-    if not (first > options.far_loss and learning.excess > 1):
-        return False
-    if any(tensor.rms > options.input for tensor in entering(recording)):
-        return False
-    curve, target = loss_curve(recording), target_scale(recording)
-    if curve.operation != "mse" or target is None:
-        return curve.operation in FREQUENCY_LOSSES
-    # an answer of 0 costs the targets' mean square, however far from 0 they lie
-    return first * curve.baseline > options.far_loss * target.rms**2
-
-
-def _first_loss(recording: Recording) -> float:
-    """The very first loss over the trivial one: after a step the learning rate has had its say."""
-    curve = loss_curve(recording)
-    known = len(curve.excess) and len(curve.steps) and curve.excess_steps[0] == curve.steps[0]
-    return float(curve.excess[0]) if known else math.nan
 
 
 def _grows_over_steps(options: Options, run: RunUp) -> bool:
@@ -205,16 +173,14 @@ def _finding(
         name=ExplodingGradient.name,
         severity=severity,
         confidence=confidence,
-        summary=_summary(options, kind, module, run, start, learning, _first_loss(recording)),
+        summary=_summary(kind, module, run, start),
         modules=(module,) if module or not parameters else ("",),
         parameters=parameters,
         also=also,
         location=location_of(recording, module),
         first_step=0 if kind == "initialization" else _first_step(options, run),
         last_step=windows.last_step(recording) if run.nonfinite is None else run.nonfinite,
-        evidence=_evidence(
-            options, run, start, learning, _first_limit(options, kind, start, learning)
-        ),
+        evidence=_evidence(options, run, start, learning),
         why=_why(run, learning),
         causes=_causes(kind, states, module, run),
         kind=kind,
@@ -252,22 +218,9 @@ def _recurrent(recording: Recording, module: str) -> bool:
     )
 
 
-def _summary(
-    options: Options,
-    kind: str,
-    module: str,
-    run: RunUp,
-    start: DepthProfile | None,
-    learning: Learning,
-    first: float,
-) -> str:
+def _summary(kind: str, module: str, run: RunUp, start: DepthProfile | None) -> str:
     end = "" if run.nonfinite is None else f", until it is no longer finite at step {run.nonfinite}"
     if kind == "initialization" and start is not None:
-        if run.nonfinite is None and not _grows_over_depth(options, start, learning):
-            return (
-                f"The answers are too large at the initial weights, from {code(module)} on: the "
-                f"first loss is {factor(first)} what a constant answer costs."
-            )
         where = f"explodes over the depth from {code(module)} on: at the initial weights"
         if start.forward_growth > max(start.growth, 0):
             grown = f"the layers' outputs grow {factor(10**start.forward_growth)}"
@@ -312,21 +265,8 @@ def _causes(
     return order[kind]
 
 
-def _first_limit(
-    options: Options, kind: str, start: DepthProfile | None, learning: Learning
-) -> float:
-    """The limit of the first loss that decided: alone, or beside a growth over the depth."""
-    if kind != "initialization" or start is None or _grows_over_depth(options, start, learning):
-        return options.first_loss
-    return options.far_loss
-
-
 def _evidence(
-    options: Options,
-    run: RunUp,
-    start: DepthProfile | None,
-    learning: Learning,
-    first_limit: float,
+    options: Options, run: RunUp, start: DepthProfile | None, learning: Learning
 ) -> tuple[Evidence, ...]:
     rows = []
     if start is not None:
@@ -342,7 +282,7 @@ def _evidence(
         Evidence("largest total norm", run.peak_norm),
         Evidence("growth of the loss", run.loss_growth, "x", options.loss),
         Evidence("first loss over that of a constant answer", learning.first_excess, "",
-                 first_limit),
+                 options.first_loss),
     ]  # fmt: skip
     if run.nonfinite is not None:
         rows.append(Evidence(FIRST_NONFINITE, float(run.nonfinite)))
