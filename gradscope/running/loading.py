@@ -76,7 +76,8 @@ def load(
         device: a torch device.
         batch_size: samples in a batch, where gradscope makes the batches.
         seed: of torch, numpy and random.
-        trains: whether an optimizer is needed; without, a model may have no parameters.
+        trains: whether a loss and an optimizer are needed; without, a model may have no parameters,
+            and its loss may be ``output_alone``.
 
     Raises:
         UsageError: the file or the device cannot be used.
@@ -172,7 +173,7 @@ def _workload(
     if lightning_like.brings_its_loop(model):
         loss, loss_phrase = lightning_like.own_loss(names, model)
     else:
-        loss, loss_phrase = find_loss(names, model, first_batch)
+        loss, loss_phrase = find_loss(names, model, first_batch, needed=trains)
     took = {"model": phrase, "batches": batches_phrase, "loss": loss_phrase}
     optimizer, schedulers = None, ()
     if trains:

@@ -18,10 +18,13 @@ from gradscope.running.objects import Names, parameters, required
 Loss = Callable[[nn.Module, Any], Tensor]
 """From the model and a batch to a scalar."""
 
+NO_LOSS = "none: the model's output"
 _MODEL_NAMES = ("model", "net", "network", "module", "m")
 
 
-def find_loss(names: Names, model: nn.Module, first_batch: Callable[[], Any]) -> tuple[Loss, str]:
+def find_loss(
+    names: Names, model: nn.Module, first_batch: Callable[[], Any], *, needed: bool = True
+) -> tuple[Loss, str]:
     """The loss and a phrase that says what was taken.
 
     Taken is, in this order: ``loss(model, batch)``, ``loss_fn``, ``criterion``, the loss that the
@@ -31,6 +34,7 @@ def find_loss(names: Names, model: nn.Module, first_batch: Callable[[], Any]) ->
         names: the user's names.
         model: in training mode, on its device.
         first_batch: gives a batch to look at, on the model's device.
+        needed: without a loss nothing can be done; else ``output_alone`` stands in for one.
 
     Raises:
         LoadError: the model does not take the batch, or no loss fits.
@@ -48,7 +52,7 @@ def find_loss(names: Names, model: nn.Module, first_batch: Callable[[], Any]) ->
         if _takes_model(found):
             return found, f"`{name}(model, batch)`"
         return _with_criterion(names, model, first_batch(), found, f"`{name}`")
-    return _inferred(names, model, first_batch())
+    return _inferred(names, model, first_batch(), needed=needed)
 
 
 def _takes_model(function: Any) -> bool:
@@ -80,12 +84,14 @@ def _with_criterion(
     return _comparing(adapted), phrase
 
 
-def _inferred(names: Names, model: nn.Module, batch: Any) -> tuple[Loss, str]:
+def _inferred(names: Names, model: nn.Module, batch: Any, *, needed: bool) -> tuple[Loss, str]:
     output = _trial(names, model, batch)
     if own_loss(output) is not None:
         return _of_output, "the loss in the model's output"
     target, tensor = split(batch, model).target, main_tensor(output)
     if tensor is None:
+        if not needed:
+            return output_alone, NO_LOSS
         raise LoadError(
             f"no loss was found, and the model's output is a {type(output).__name__}",
             where=names.origin,
@@ -100,6 +106,8 @@ def _inferred(names: Names, model: nn.Module, batch: Any) -> tuple[Loss, str]:
             )
             return _reconstructing, "mean squared error of the reconstruction"
     if not isinstance(target, Tensor):
+        if not needed:
+            return output_alone, NO_LOSS
         raise LoadError(
             "no loss was found, and the batch has no target to infer one from",
             where=names.origin,
@@ -110,6 +118,11 @@ def _inferred(names: Names, model: nn.Module, batch: Any) -> tuple[Loss, str]:
     if tensor is not output:
         names.assume(f"The loss is taken of the {sizes(tensor)} tensor in the model's output.")
     return _comparing(criterion), sentence.partition(" it is ")[2].partition(",")[0]
+
+
+def output_alone(model: nn.Module, batch: Any) -> Any:
+    """What the model gives: in place of a loss where none is needed."""
+    return split(batch, model).of(model)
 
 
 def _trial(names: Names, model: nn.Module, batch: Any) -> Any:

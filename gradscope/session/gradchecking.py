@@ -23,6 +23,7 @@ from gradscope.report.formats import render
 from gradscope.running.failures import in_one_line, place, user_code, user_traceback
 from gradscope.running.importing import surroundings
 from gradscope.running.loading import Workload, load
+from gradscope.running.losses import output_alone
 from gradscope.running.seeds import random_states_kept
 from gradscope.running.target import parse
 from gradscope.session.gradcheck_records import in_memory, on_disk, records_of, run_facts
@@ -224,7 +225,8 @@ def gradcheck_file(
         def drive(model: nn.Module, change: Change) -> Any:
             return workload.loss(model, mapped(batch, once(change)))
 
-        checked = _checked(workload.model, drive, options, [workload.loss], with_loss=True)
+        with_loss = workload.loss is not output_alone
+        checked = _checked(workload.model, drive, options, [workload.loss], with_loss=with_loss)
         facts = _facts(
             workload.model, workload.label, settings, checked, workload.target, workload.took,
             _command_line(target, settings, options), workload.assumptions,

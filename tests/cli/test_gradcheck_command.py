@@ -86,6 +86,22 @@ def test_check_includes_a_quick_form(terminal):
     assert wrong[0]["fixes"][0]["name"] == "correct-backward"
 
 
+def test_a_file_needs_no_loss(terminal):
+    """The backward of a model is right or wrong whatever is made of its output."""
+    bare = MODEL.replace(
+        "batches = [(torch.randn(8, 4), torch.randint(2, (8,)))]", "batch = torch.randn(8, 4)"
+    )
+    bare = bare.replace("loss = nn.CrossEntropyLoss()\n", "")
+    terminal.write(bare)
+    result = terminal.run("gradcheck", "model.py", "-o", "a.json")
+    assert result.returncode == 1, result.stderr
+    (finding,) = json.loads((terminal.folder / "a.json").read_text())["findings"]
+    assert (finding["code"], finding["kind"], finding["modules"]) == ("GS601", "factor", ["1"])
+    assert "loss none: the model's output" in " ".join(result.stderr.split())
+    terminal.write(bare.replace("0.5 * grad", "grad"))
+    assert terminal.run("gradcheck", "model.py").returncode == 0
+
+
 def test_a_model_without_parameters_is_checked_too(terminal):
     text = MODEL.replace("model = ", "trained = ") + "\nmodel = Act()\n"
     terminal.write(text)
